@@ -1,0 +1,1 @@
+"""Federated LoRA fine-tuning: campaigns, privacy and the round protocol, without orchestration."""

@@ -1,0 +1,1 @@
+"""LoRA algebra in numpy: no model, no torch."""

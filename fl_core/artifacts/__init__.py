@@ -1,0 +1,1 @@
+"""Write-once objects: the only state of a campaign."""

@@ -1,0 +1,78 @@
+"""Documents: frozen pydantic models stored as canonical JSON.
+
+Canonical means sorted keys, no blanks, no NaN, and fields that are None left out. So a document
+has one byte form, its SHA-256 names it, and a later version of fedloom may add an optional field
+without changing the hash of what was stored before.
+"""
+
+import hashlib
+import json
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fl_core.artifacts.store import ObjectStore
+from fl_core.errors import ObjectCorrupt
+
+
+class Document(BaseModel):
+    """A frozen model that refuses unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+D = TypeVar("D", bound=BaseModel)
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the SHA-256 of ``data`` as 64 lower-case hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def to_bytes(document: BaseModel) -> bytes:
+    """Return the canonical JSON of a document, UTF-8."""
+    plain = document.model_dump(mode="json", exclude_none=True)
+    return json.dumps(
+        plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def from_bytes(model: type[D], data: bytes, *, what: str) -> D:
+    """Read a document back.
+
+    Args:
+        model: The document's type.
+        data: JSON, UTF-8.
+        what: The key or path, named in the error.
+
+    Raises:
+        ObjectCorrupt: Not JSON, or not a document of that type; the text holds no field values.
+    """
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, e["loc"])) or e["type"] for e in error.errors())
+        raise ObjectCorrupt(f"{what} is not a valid {model.__name__}: {fields}") from error
+
+
+def document_sha256(document: BaseModel) -> str:
+    """Return the SHA-256 of a document's canonical JSON."""
+    return sha256_hex(to_bytes(document))
+
+
+def read_document(store: ObjectStore, key: str, model: type[D]) -> D:
+    """Read a stored document.
+
+    Raises:
+        ObjectMissing: No object under ``key``.
+        ObjectCorrupt: The object is not a document of that type.
+    """
+    return from_bytes(model, store.get(key), what=key)
+
+
+def write_document(store: ObjectStore, key: str, document: D) -> D:
+    """Write a document once and return what is stored, which may be another writer's."""
+    data = to_bytes(document)
+    if store.put_once(key, data):
+        return document
+    return read_document(store, key, type(document))

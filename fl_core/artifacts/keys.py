@@ -1,0 +1,116 @@
+"""Every key of the store, as functions.
+
+No other module spells a key, so a reader finds the whole layout here. Names of campaigns and
+sites are checked by their documents (lower case, digits, ``-``), so a key cannot leave its prefix.
+"""
+
+LEDGER = "entries/"
+ROSTERS = "rosters/"
+ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+HEAD_FILE = "head.safetensors"
+
+
+def campaign(campaign_id: str) -> str:
+    """Return the key of the frozen campaign."""
+    return f"campaigns/{campaign_id}/campaign.json"
+
+
+def stop(campaign_id: str, run: str) -> str:
+    """Return the key whose presence ends the site sessions of one campaign run."""
+    return f"campaigns/{campaign_id}/stops/{run}.json"
+
+
+def adapter(campaign_id: str, adapter_sha256: str) -> str:
+    """Return the prefix of one global adapter in PEFT layout, with a trailing slash."""
+    return f"campaigns/{campaign_id}/adapters/{adapter_sha256}/"
+
+
+def round_prefix(campaign_id: str, round_number: int) -> str:
+    """Return the prefix of one round, with a trailing slash; rounds count from 1."""
+    return f"campaigns/{campaign_id}/rounds/{round_number:04d}/"
+
+
+def rounds(campaign_id: str) -> str:
+    """Return the prefix of all rounds of a campaign."""
+    return f"campaigns/{campaign_id}/rounds/"
+
+
+def plan(campaign_id: str, round_number: int) -> str:
+    """Return the key of the round's plan."""
+    return round_prefix(campaign_id, round_number) + "plan.json"
+
+
+def update_prefix(campaign_id: str, round_number: int, site: str) -> str:
+    """Return the prefix under which one site writes in one round."""
+    return round_prefix(campaign_id, round_number) + f"updates/{site}/"
+
+
+def payload(campaign_id: str, round_number: int, site: str) -> str:
+    """Return the key of a site's tensors."""
+    return update_prefix(campaign_id, round_number, site) + "payload.safetensors"
+
+
+def budget(campaign_id: str, round_number: int, site: str) -> str:
+    """Return the key of a site's BudgetStatement."""
+    return update_prefix(campaign_id, round_number, site) + "budget.json"
+
+
+def manifest(campaign_id: str, round_number: int, site: str) -> str:
+    """Return the key of a site's signed manifest; its presence means complete."""
+    return update_prefix(campaign_id, round_number, site) + "manifest.json"
+
+
+def declined(campaign_id: str, round_number: int, site: str) -> str:
+    """Return the key of a site's signed refusal."""
+    return update_prefix(campaign_id, round_number, site) + "declined.json"
+
+
+def collected(campaign_id: str, round_number: int) -> str:
+    """Return the key of the frozen list of accepted updates."""
+    return round_prefix(campaign_id, round_number) + "collected.json"
+
+
+def charge(campaign_id: str, round_number: int) -> str:
+    """Return the key of the round's charges."""
+    return round_prefix(campaign_id, round_number) + "charge.json"
+
+
+def release(campaign_id: str, round_number: int) -> str:
+    """Return the key of the released delta."""
+    return round_prefix(campaign_id, round_number) + "release.safetensors"
+
+
+def outcome(campaign_id: str, round_number: int) -> str:
+    """Return the key of the round's outcome; its presence closes the round."""
+    return round_prefix(campaign_id, round_number) + "outcome.json"
+
+
+def evaluation(campaign_id: str, round_number: int) -> str:
+    """Return the key of the release's metrics on the holdout."""
+    return round_prefix(campaign_id, round_number) + "evaluation.json"
+
+
+def logged(campaign_id: str, round_number: int) -> str:
+    """Return the key that says the round is in MLflow."""
+    return round_prefix(campaign_id, round_number) + "logged.json"
+
+
+def roster(version: int) -> str:
+    """Return the key of one numbered roster."""
+    return f"{ROSTERS}{version:06d}.json"
+
+
+def draft(text_sha256: str, name: str) -> str:
+    """Return the key of an object made while a campaign's text is locked."""
+    return f"drafts/{text_sha256}/{name}"
+
+
+def ledger_entry(seq: int) -> str:
+    """Return the key of a ledger's entry inside the ledger's own store; seq counts from 1."""
+    return f"{LEDGER}{seq:06d}.json"
+
+
+def exchange(dataset: str, campaign_digest: str, round_number: int) -> str:
+    """Return the prefix of one exchange inside a site's outbox, with a trailing slash."""
+    return f"exchanges/{dataset}/{campaign_digest}/{round_number:04d}/"

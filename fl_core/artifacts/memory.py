@@ -1,0 +1,33 @@
+"""A store in memory, for simulation and tests."""
+
+import threading
+
+from fl_core.errors import ObjectMissing
+
+
+class MemoryStore:
+    """Objects in a dictionary; safe to share between threads of one process."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> bytes:
+        """Return the object's bytes, or raise ObjectMissing."""
+        try:
+            return self._objects[key]
+        except KeyError:
+            raise ObjectMissing(f"no object under {key!r}") from None
+
+    def put_once(self, key: str, data: bytes) -> bool:
+        """Write unless an object exists; say whether this call wrote it."""
+        with self._lock:
+            if key in self._objects:
+                return False
+            self._objects[key] = bytes(data)
+            return True
+
+    def list(self, prefix: str) -> list[str]:
+        """Return all keys that start with ``prefix``, sorted."""
+        with self._lock:
+            return sorted(key for key in self._objects if key.startswith(prefix))

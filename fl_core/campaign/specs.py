@@ -1,0 +1,137 @@
+"""The sections of a campaign.
+
+What people write is short: names, no hashes. The fields that only locking can know (content
+hashes, module shapes) are None until then, and a campaign with one of them is not frozen.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+
+from fl_core.artifacts.documents import Document
+from fl_core.campaign.components import Component, ComponentSpec
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class NamedContent(Document):
+    """A name that people use, and the content it stood for when the campaign was locked.
+
+    Attributes:
+        name: What people write.
+        sha256: Content hash; None before locking.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    sha256: Sha256 | None = None
+
+
+def _from_name(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Named = Annotated[NamedContent, BeforeValidator(_from_name)]
+
+
+class TaskSpec(Document):
+    """What the model learns, and which columns of a site's rows hold it.
+
+    Attributes:
+        kind: ``classification`` (encoder and head) or ``causal_lm`` (answers given prompts).
+        labels: Class names in the order of the head's outputs; classification only.
+        text: Column with the text; the prompt of a causal LM.
+        target: Column with the label, or with the answer of a causal LM.
+        max_tokens: Every text is cut and padded to this public length.
+    """
+
+    kind: Literal["classification", "causal_lm"] = "classification"
+    labels: tuple[str, ...] = ()
+    text: str = "text"
+    target: str = "label"
+    max_tokens: Annotated[int, Field(ge=2, le=4096)] = 64
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Self:
+        if self.kind == "classification" and len(self.labels) < 2:  # noqa: PLR2004
+            msg = "classification needs at least two labels"
+            raise ValueError(msg)
+        if self.kind == "causal_lm" and self.labels:
+            msg = "causal_lm takes no labels"
+            raise ValueError(msg)
+        if len(set(self.labels)) != len(self.labels):
+            msg = "labels must differ from each other"
+            raise ValueError(msg)
+        return self
+
+
+class AdapterSpec(Document):
+    """The LoRA adapter that is trained.
+
+    Attributes:
+        rule: ``lora`` trains A and B; ``ffa_lora`` freezes A to the same public tensors at every
+            site and trains B (Sun et al. 2024), so that the mean of products is exact.
+        rank: Rank r of every pair.
+        alpha: The weight change is ``alpha / rank * B @ A``.
+        targets: Last parts of the names of the linear modules that get a pair.
+        init_seed: Public seed of the first A; no row has any influence on it.
+        modules: ``(d_out, d_in)`` of every target module by full name; None before locking.
+        head_inputs: Width that the head reads; None before locking and for a causal LM.
+    """
+
+    rule: Literal["lora", "ffa_lora"] = "lora"
+    rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    alpha: Positive = 16.0
+    targets: tuple[str, ...]
+    init_seed: int = 0
+    modules: dict[str, tuple[int, int]] | None = None
+    head_inputs: int | None = None
+
+
+class TrainingSpec(Document):
+    """Local training: public numbers, the same in every round (SOUNDNESS, rule 5).
+
+    Attributes:
+        local_steps: Optimizer steps per round at every site.
+        batch_size: Public divisor of the gradient sum; one number, or one per site. Never the
+            realised batch, never ``rate x rows``: the number of rows stays private.
+        learning_rate: Step size.
+        optimizer: ``sgd`` or ``adam``; starts afresh every round.
+        micro_batch: Rows per forward pass; a fixed shape, so that memory does not follow the data.
+    """
+
+    local_steps: Count
+    batch_size: Positive | dict[Name, Positive]
+    learning_rate: Positive
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    micro_batch: Annotated[int, Field(ge=1, le=1024)] = 16
+
+    def divisor(self, site: str) -> float:
+        """Return the public batch size of one site."""
+        return self.batch_size[site] if isinstance(self.batch_size, dict) else self.batch_size
+
+
+class CohortRule(Document):
+    """Who is asked in a round, and when the round goes on without the rest.
+
+    Attributes:
+        selection: Part of the registry of cohorts.
+        quorum: Smallest number of accepted updates; None means all that were asked.
+        deadline_s: Seconds from the plan to the deadline.
+    """
+
+    selection: Component = ComponentSpec(kind="everyone")
+    quorum: Count | None = None
+    deadline_s: Positive = 600.0
+
+
+class EvaluationSpec(Document):
+    """The coordinator's holdout of declared public units (SOUNDNESS, rule 22).
+
+    Attributes:
+        holdout: Name of a file of public rows that the evaluation worker holds.
+    """
+
+    holdout: Named

@@ -1,0 +1,32 @@
+"""What a codec is, and the registry of codecs."""
+
+from typing import Protocol
+
+from fl_core.campaign.components import Registry
+from fl_core.updates.update import Array, Tensors
+
+
+class Codec(Protocol):
+    """Turns named float32 tensors into bytes and back.
+
+    Attributes:
+        linear: Whether decoding a sum of encodings gives the sum; what masks need.
+    """
+
+    linear: bool
+
+    def encode(self, tensors: Tensors) -> bytes:
+        """Return the payload."""
+
+    def decode(self, data: bytes) -> dict[str, Array]:
+        """Return the tensors.
+
+        Raises:
+            UpdateRejected: The bytes are not a payload of this codec (reason ``payload``).
+        """
+
+    def norm_growth(self, bound: float, dimension: int) -> float:
+        """Return an L2 bound after a round trip, given ``bound`` before it."""
+
+
+CODECS: Registry[Codec] = Registry("codec")

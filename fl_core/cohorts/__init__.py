@@ -1,0 +1,1 @@
+"""Who is asked in a round, and when it goes on without the rest."""

@@ -1,0 +1,1 @@
+"""Base models and the bridge between PEFT modules and named tensors."""

@@ -1,0 +1,1 @@
+"""Mechanisms, accounting, and the ledger that a site charges before anything leaves."""

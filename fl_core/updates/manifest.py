@@ -1,0 +1,73 @@
+"""The signed manifest of an update, and the signed refusal of a site.
+
+A manifest binds a payload to one campaign, round, base adapter and site, so that it is worth
+nothing anywhere else. It is uploaded last: its presence means that the update is complete.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fl_core.artifacts.documents import Document
+from fl_core.campaign.specs import Name, Sha256
+from fl_core.updates.records import Charge, GateReport
+
+Signature = Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")]
+
+
+class UpdateManifest(Document):
+    """What a site states about its update.
+
+    Attributes:
+        campaign_digest: Digest of the campaign the site trained for.
+        round: Round, from 1.
+        site: Who signs.
+        base_hash: Content hash of the global adapter that training started from.
+        payload_sha256: SHA-256 of the payload's bytes.
+        payload_bytes: Length of the payload.
+        codec: Kind of the codec that encoded it.
+        shapes: Shape of every tensor by name.
+        local_steps: Optimizer steps taken.
+        norm_bound: L2 bound of the update if one was enforced, else None.
+        charge: The site's charge under RecordDp; None under NoPrivacy.
+        gate: Verdict on the site's rows.
+        code_version: Version of fedloom at the site.
+        signature: Ed25519 over the canonical JSON of the rest, hex; empty while unsigned.
+    """
+
+    campaign_digest: Sha256
+    round: Annotated[int, Field(ge=1)]
+    site: Name
+    base_hash: Sha256
+    payload_sha256: Sha256
+    payload_bytes: Annotated[int, Field(ge=0)]
+    codec: str
+    shapes: dict[str, tuple[int, ...]]
+    local_steps: Annotated[int, Field(ge=0)]
+    norm_bound: float | None = None
+    charge: Charge | None = None
+    gate: GateReport
+    code_version: str
+    signature: Signature = ""
+
+
+DeclineReason = Literal["gate", "budget", "policy", "no_update"]
+
+
+class Declined(Document):
+    """A site's refusal to take part in one round.
+
+    Under DP everything that goes wrong after training began is the one code ``no_update``
+    (SOUNDNESS, rule 18); the other reasons are decided before any private forward pass.
+
+    Attributes:
+        reason: Why.
+        rules: Names of broken gate rules or of the policy's fields; never values.
+    """
+
+    campaign_digest: Sha256
+    round: Annotated[int, Field(ge=1)]
+    site: Name
+    reason: DeclineReason
+    rules: tuple[str, ...] = ()
+    signature: Signature = ""

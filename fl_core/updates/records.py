@@ -1,0 +1,149 @@
+"""Documents that travel with an update: privacy events, the gate's report, the budget statement.
+
+EventRecord is our own closed list. dp_accounting's ``from_named_tuple`` imports a module by a name
+found in the data, which must never happen on a manifest from another machine. A kind or its fields
+are never removed or redefined: old ledgers must stay readable.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fl_core.artifacts.documents import Document
+from fl_core.campaign.specs import Name, Sha256
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class GaussianEvent(Document):
+    """Gaussian noise on a sum; ``noise_multiplier`` = stddev / L2 sensitivity."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    noise_multiplier: Annotated[float, Field(ge=0)]
+
+
+class PoissonEvent(Document):
+    """``event`` on a batch in which every unit is drawn with ``sampling_rate``, independently."""
+
+    kind: Literal["poisson"] = "poisson"
+    sampling_rate: Annotated[float, Field(gt=0, le=1)]
+    event: GaussianEvent
+
+
+class SelfComposedEvent(Document):
+    """``event``, ``count`` times."""
+
+    kind: Literal["self_composed"] = "self_composed"
+    event: "EventRecord"
+    count: Count
+
+
+class ComposedEvent(Document):
+    """All of ``events``, one after the other."""
+
+    kind: Literal["composed"] = "composed"
+    events: tuple["EventRecord", ...]
+
+
+class NonPrivateEvent(Document):
+    """A release without any guarantee: epsilon is infinite from here on."""
+
+    kind: Literal["non_private"] = "non_private"
+
+
+EventRecord = Annotated[
+    GaussianEvent | PoissonEvent | SelfComposedEvent | ComposedEvent | NonPrivateEvent,
+    Field(discriminator="kind"),
+]
+SelfComposedEvent.model_rebuild()
+ComposedEvent.model_rebuild()
+
+
+class GateReport(Document):
+    """All that may leave a site about the quality of its rows.
+
+    Attributes:
+        suite_sha256: Content hash of the suite that judged.
+        passed: Whether every set rule holds.
+        failed: Names of the rules that broke, sorted; never a value, never a count.
+    """
+
+    suite_sha256: Sha256
+    passed: bool
+    failed: tuple[str, ...] = ()
+
+
+class Charge(Document):
+    """The event a site charged for one round, and where in its ledger.
+
+    Attributes:
+        event: What was charged.
+        ledger_seq: Sequence number of the reserve, from 1.
+    """
+
+    event: EventRecord
+    ledger_seq: Count
+
+
+class BudgetStatement(Document):
+    """What a site says about its spent budget; signed, beside every manifest.
+
+    Attributes:
+        site: Who says it.
+        campaign_digest: Campaign the statement was written for.
+        round: Round the statement was written for.
+        dataset: Opaque id of the protected data.
+        unit: Unit of protection.
+        epsilon: Spent over all campaigns on this dataset, at ``delta``.
+        epsilon_limit: Limit of the site's policy.
+        delta: The policy's delta.
+        accountant: ``pld`` where one approved series decides, else ``rdp`` (SOUNDNESS, rule 15).
+        rounds_left: Further rounds of this campaign that the policy still allows.
+        ledger_seq: Highest entry that the statement covers.
+        ledger_head_sha256: Hash of that entry.
+        signature: Ed25519 over the canonical JSON of the rest, hex; empty while unsigned.
+    """
+
+    site: Name
+    campaign_digest: Sha256
+    round: Count
+    dataset: str
+    unit: str
+    epsilon: Annotated[float, Field(ge=0)]
+    epsilon_limit: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    accountant: Literal["pld", "rdp"]
+    rounds_left: Annotated[int, Field(ge=0)]
+    ledger_seq: Annotated[int, Field(ge=0)]
+    ledger_head_sha256: Sha256
+    signature: str = ""
+
+
+class ClassScores(Document):
+    """Scores of one class on the holdout; each in [0, 1]."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+class Evaluation(Document):
+    """One release on the coordinator's public holdout.
+
+    Attributes:
+        adapter_sha256: Content hash of the adapter that was evaluated.
+        holdout_sha256: Content hash of the holdout.
+        examples: Rows of the holdout; public.
+        loss: Mean loss per example (classification) or per answer token mean (causal LM).
+        accuracy: Share of right labels, or of right answer tokens for a causal LM.
+        macro_f1: Unweighted mean of F1 over the classes; None for a causal LM.
+        classes: Scores per label; empty for a causal LM.
+    """
+
+    adapter_sha256: Sha256
+    holdout_sha256: Sha256
+    examples: Count
+    loss: float
+    accuracy: float
+    macro_f1: float | None = None
+    classes: dict[str, ClassScores] = Field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""What runs when: Prefect flows, the command line, and the local stack."""

@@ -1,0 +1,1 @@
+"""The command `fedloom`, one file per group, imported when it is used."""

@@ -1,0 +1,1 @@
+"""One outside system or one core call per module."""
