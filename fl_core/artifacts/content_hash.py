@@ -49,6 +49,8 @@ def folder_sha256(path: Path) -> str:
         for p in path.rglob("*")
         if p.is_file()
         and p.suffix not in IGNORED_SUFFIXES
-        and not any(part.startswith(".") or part == "__pycache__" for part in p.relative_to(path).parts)
+        and not any(
+            part.startswith(".") or part == "__pycache__" for part in p.relative_to(path).parts
+        )
     }
     return files_sha256({name: file_sha256(p) for name, p in names.items()})

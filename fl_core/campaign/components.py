@@ -62,7 +62,7 @@ class Registry(Generic[P]):
         self._outside_loaded = False
 
     def register(self, kind: str) -> Callable[[type[Any]], type[Any]]:
-        """Return a decorator that adds a part under ``kind``; a second one of that kind is refused."""
+        """Return a decorator that adds a part under ``kind``; a second of a kind is refused."""
 
         def add(part: type[Any]) -> type[Any]:
             if kind in self._parts:

@@ -118,7 +118,7 @@ class CohortRule(Document):
 
     Attributes:
         selection: Part of the registry of cohorts.
-        quorum: Smallest number of accepted updates; None means all that were asked.
+        quorum: Smallest number of accepted updates; None means more than half of those asked.
         deadline_s: Seconds from the plan to the deadline.
     """
 

@@ -1,0 +1,33 @@
+"""When a round goes on without the sites that have not answered."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Where the answers of a round stand.
+
+    Attributes:
+        asked: Sites in the cohort.
+        accepted: Updates that passed every check.
+        pending: Sites that have not answered.
+    """
+
+    asked: int
+    accepted: int
+    pending: int
+
+
+def required(asked: int, quorum: int | None) -> int:
+    """Return how many accepted updates a round needs; None is more than half of the asked."""
+    return asked // 2 + 1 if quorum is None else min(quorum, asked)
+
+
+def is_closed(tally: Tally, *, late: bool) -> bool:
+    """Say whether collection ends: all have answered, or the deadline has passed."""
+    return tally.pending == 0 or late
+
+
+def has_quorum(tally: Tally, quorum: int | None) -> bool:
+    """Say whether enough updates were accepted to release."""
+    return tally.accepted >= required(tally.asked, quorum)
