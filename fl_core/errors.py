@@ -22,10 +22,12 @@ One class per decision a caller can make. ``retryable`` is the only thing a retr
     ├─ RoundError
     │  ├─ QuorumNotReached      too few sites answered by the deadline (retryable)
     │  └─ RoundClosed           the round has an outcome already
-    └─ StoreError
-       ├─ ObjectMissing         no object under that key
-       ├─ ObjectCorrupt         an object is not what its key or hash promises
-       └─ StoreUnavailable      the store does not answer, or is not fit for write-once (retryable)
+    ├─ StoreError
+    │  ├─ ObjectMissing         no object under that key
+    │  ├─ ObjectCorrupt         an object is not what its key or hash promises
+    │  └─ StoreUnavailable      the store does not answer, or is not fit for write-once (retryable)
+    └─ ServerFailed             a server of the local stack did not start, or is not there
+       └─ PortInUse             its port has another listener
 """
 
 from typing import ClassVar, Literal
@@ -212,3 +214,15 @@ class StoreUnavailable(StoreError):
 
     code = "store_unavailable"
     retryable = True
+
+
+class ServerFailed(FedloomError):
+    """A server of the local stack did not start, did not become healthy, or is not there."""
+
+    code = "server_failed"
+
+
+class PortInUse(ServerFailed):
+    """A port that a server needs has another listener."""
+
+    code = "port_in_use"

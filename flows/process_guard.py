@@ -1,0 +1,154 @@
+"""Find and end process groups, and a guard that ends them when their owner dies.
+
+Every long-lived process of a local stack leads its own session, so that Ctrl-C in a terminal
+reaches the command and not its servers. The price is that nothing ends them when the command is
+killed. The guard pays it: a tiny process that holds the reading end of a pipe whose writing end
+only the owner has. When the owner ends in any way, also by SIGKILL, the pipe closes and the guard
+ends what it was told to watch. A parent-death signal would not do: it follows the thread that
+forked, is lost when the user id changes, and reaches no grandchildren.
+
+The file is run by its path with ``python -I -S``, so it imports the standard library only.
+Processes are named by pid *and* start time; a recycled pid is never signalled. Linux only.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+TOKEN_VARIABLE = "FEDLOOM_PROCESS"  # noqa: S105 -- the name of a variable, not a secret
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One process group that somebody started as leader of its own session.
+
+    Attributes:
+        pid: The leader's pid, which is also the id of the group and of the session.
+        started_ticks: The leader's start time in clock ticks since boot (field 22 of proc's stat).
+        token: Value of ``FEDLOOM_PROCESS`` in the group's environment; tells orphans of a dead
+            leader from a stranger that got its pid.
+        stop_signal: The polite signal; SIGKILL follows after a limit.
+    """
+
+    pid: int
+    started_ticks: int
+    token: str
+    stop_signal: int = signal.SIGTERM
+
+
+@dataclass(frozen=True)
+class _Stat:
+    pid: int
+    state: str
+    group: int
+    started_ticks: int
+
+
+def started_ticks(pid: int) -> int | None:
+    """The start time of a living process in clock ticks since boot, or None if there is none."""
+    stat = _stat(pid)
+    return None if stat is None or stat.state in "ZX" else stat.started_ticks
+
+
+def _stat(pid: int) -> _Stat | None:
+    try:
+        text = (_PROC / str(pid) / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command name may hold spaces and parentheses, so the fields start after the last one.
+    fields = text[text.rindex(")") + 2 :].split()
+    return _Stat(pid, fields[0], int(fields[2]), int(fields[19]))
+
+
+def members(group: Group) -> list[int]:
+    """Pids of the living processes of a group, the leader included; zombies do not count."""
+    leader = started_ticks(group.pid)
+    if leader is not None and leader != group.started_ticks:
+        return []  # the pid was given to a stranger
+    found = []
+    for entry in _PROC.iterdir():
+        stat = _stat(int(entry.name)) if entry.name.isdigit() else None
+        if stat is None or stat.group != group.pid or stat.state in "ZX":
+            continue
+        if leader is not None or _carries_token(stat.pid, group.token):
+            found.append(stat.pid)
+    return found
+
+
+def _carries_token(pid: int, token: str) -> bool:
+    try:
+        environ = (_PROC / str(pid) / "environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+    return f"{TOKEN_VARIABLE}={token}".encode() in environ.split(b"\0")
+
+
+def end_groups(groups: list[Group], *, timeout_s: float) -> list[Group]:
+    """End all processes of the groups: the polite signal, a wait, then SIGKILL.
+
+    Returns:
+        The groups that needed SIGKILL.
+    """
+    for group in groups:
+        _signal(group, group.stop_signal)
+    deadline = time.monotonic() + timeout_s
+    left = _living(groups)
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left = _living(left)
+    for group in left:
+        _signal(group, signal.SIGKILL)
+    killed = left
+    # SIGKILL needs a moment to take effect; a process stuck in the kernel may never end.
+    deadline = time.monotonic() + 5
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left = _living(left)
+    return killed
+
+
+def _living(groups: list[Group]) -> list[Group]:
+    return [group for group in groups if members(group)]
+
+
+def _signal(group: Group, number: int) -> None:
+    # PostgreSQL's postmaster must be told alone: it ends its own children in order.
+    alone = number not in (signal.SIGTERM, signal.SIGKILL) and started_ticks(group.pid) is not None
+    for pid in [group.pid] if alone else members(group):
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _watch(lines: list[str]) -> list[Group]:
+    groups: dict[int, Group] = {}
+    for line in lines:
+        order = json.loads(line)
+        if "forget" in order:
+            groups.pop(order["forget"], None)
+        else:
+            groups[order["pid"]] = Group(**order)
+    return list(groups.values())
+
+
+def main() -> None:
+    """Read groups from stdin, one JSON object a line, until it closes; then end those watched.
+
+    ``{"forget": pid}`` takes a group off the list. The last ones started are ended first in a
+    loose sense only: all get their signal at once.
+    """
+    # A terminal's Ctrl-C and hang-up are the owner's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    groups = _watch(sys.stdin.readlines())
+    end_groups(list(reversed(groups)), timeout_s=20)
+
+
+if __name__ == "__main__":
+    main()
