@@ -2,6 +2,7 @@
 
 import threading
 
+from fl_core.artifacts.store import require_key, require_prefix
 from fl_core.errors import ObjectMissing
 
 
@@ -15,12 +16,13 @@ class MemoryStore:
     def get(self, key: str) -> bytes:
         """Return the object's bytes, or raise ObjectMissing."""
         try:
-            return self._objects[key]
+            return self._objects[require_key(key)]
         except KeyError:
             raise ObjectMissing(f"no object under {key!r}") from None
 
     def put_once(self, key: str, data: bytes) -> bool:
         """Write unless an object exists; say whether this call wrote it."""
+        require_key(key)
         with self._lock:
             if key in self._objects:
                 return False
@@ -29,5 +31,6 @@ class MemoryStore:
 
     def list(self, prefix: str) -> list[str]:
         """Return all keys that start with ``prefix``, sorted."""
+        require_prefix(prefix)
         with self._lock:
             return sorted(key for key in self._objects if key.startswith(prefix))

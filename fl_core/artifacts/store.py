@@ -7,6 +7,8 @@ and is not part of the protocol.
 
 from typing import Protocol
 
+MAX_KEY_BYTES = 900
+
 
 class ObjectStore(Protocol):
     """Write-once objects by key; keys are relative paths with ``/``."""
@@ -36,3 +38,34 @@ class ObjectStore(Protocol):
 def exists(store: ObjectStore, key: str) -> bool:
     """Say whether an object is stored under exactly ``key``."""
     return key in store.list(key)
+
+
+def require_key(key: str) -> str:
+    """Return ``key`` if every store can hold it and it stays under the store's prefix.
+
+    Raises:
+        ValueError: Empty, absolute or too long, a control character or backslash, or a part that
+            is empty or starts with a dot (those are the stores' own).
+    """
+    parts = key.split("/")
+    if any(not part or part.startswith(".") for part in parts) or not _is_plain(key):
+        raise ValueError(f"{key!r} is no key of a store; use relative parts joined by '/'")
+    return key
+
+
+def require_prefix(prefix: str) -> str:
+    """Return ``prefix`` if it is empty or could begin a key.
+
+    Raises:
+        ValueError: A part but the last is empty, or a part starts with a dot.
+    """
+    *folders, last = prefix.split("/")
+    is_outside = any(not part or part.startswith(".") for part in folders) or last.startswith(".")
+    if is_outside or not _is_plain(prefix):
+        raise ValueError(f"{prefix!r} is no prefix of a key; use relative parts joined by '/'")
+    return prefix
+
+
+def _is_plain(text: str) -> bool:
+    # isprintable is False for controls and lone surrogates, which have no UTF-8 form
+    return text.isprintable() and "\\" not in text and len(text.encode()) <= MAX_KEY_BYTES
