@@ -114,3 +114,8 @@ def ledger_entry(seq: int) -> str:
 def exchange(dataset: str, campaign_digest: str, round_number: int) -> str:
     """Return the prefix of one exchange inside a site's outbox, with a trailing slash."""
     return f"exchanges/{dataset}/{campaign_digest}/{round_number:04d}/"
+
+
+def gate_verdict(dataset_version: str, suite_sha256: str, task_sha256: str) -> str:
+    """Return the key of a gate's verdict inside a site's own store, never the federation's."""
+    return f"gates/{dataset_version}/{suite_sha256}-{task_sha256}.json"
