@@ -29,9 +29,9 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def to_bytes(document: BaseModel) -> bytes:
-    """Return the canonical JSON of a document, UTF-8."""
-    plain = document.model_dump(mode="json", exclude_none=True)
+def to_bytes(document: BaseModel, *, leave_out: frozenset[str] = frozenset()) -> bytes:
+    """Return the canonical JSON of a document, UTF-8, without the fields ``leave_out``."""
+    plain = document.model_dump(mode="json", exclude_none=True, exclude=set(leave_out))
     return json.dumps(
         plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()

@@ -7,13 +7,11 @@ from fl_core.updates.update import Array, Tensors
 
 
 class Codec(Protocol):
-    """Turns named float32 tensors into bytes and back.
+    """Turns named float32 tensors into bytes and back."""
 
-    Attributes:
-        linear: Whether decoding a sum of encodings gives the sum; what masks need.
-    """
-
-    linear: bool
+    @property
+    def linear(self) -> bool:
+        """Whether decoding a sum of encodings gives the sum; what masks need."""
 
     def encode(self, tensors: Tensors) -> bytes:
         """Return the payload."""
@@ -27,6 +25,9 @@ class Codec(Protocol):
 
     def norm_growth(self, bound: float, dimension: int) -> float:
         """Return an L2 bound after a round trip, given ``bound`` before it."""
+
+    def round_trip_error(self, bound: float, dimension: int) -> float:
+        """Return how far (L2) a round trip moves tensors of norm at most ``bound``."""
 
 
 CODECS: Registry[Codec] = Registry("codec")
