@@ -32,13 +32,15 @@ class Group:
         started_ticks: The leader's start time in clock ticks since boot (field 22 of proc's stat).
         token: Value of ``FEDLOOM_PROCESS`` in the group's environment; tells orphans of a dead
             leader from a stranger that got its pid.
-        stop_signal: The polite signal; SIGKILL follows after a limit.
+        stop_signal: The polite signal.
+        grace_s: How long it may take after the polite signal; then SIGKILL follows.
     """
 
     pid: int
     started_ticks: int
     token: str
     stop_signal: int = signal.SIGTERM
+    grace_s: float = 20.0
 
 
 @dataclass(frozen=True)
@@ -88,27 +90,25 @@ def _carries_token(pid: int, token: str) -> bool:
     return f"{TOKEN_VARIABLE}={token}".encode() in environ.split(b"\0")
 
 
-def end_groups(groups: list[Group], *, timeout_s: float) -> list[Group]:
-    """End all processes of the groups: the polite signal, a wait, then SIGKILL.
+def end_groups(groups: list[Group]) -> list[Group]:
+    """End all processes of the groups: the polite signal, each group's grace, then SIGKILL.
 
     Returns:
         The groups that needed SIGKILL.
     """
     for group in groups:
         _signal(group, group.stop_signal)
-    deadline = time.monotonic() + timeout_s
-    left = _living(groups)
-    while left and time.monotonic() < deadline:
-        time.sleep(0.05)
-        left = _living(left)
-    for group in left:
-        _signal(group, signal.SIGKILL)
-    killed = left
-    # SIGKILL needs a moment to take effect; a process stuck in the kernel may never end.
-    deadline = time.monotonic() + 5
-    while left and time.monotonic() < deadline:
-        time.sleep(0.05)
-        left = _living(left)
+    started = time.monotonic()
+    left, killed = _living(groups), []
+    while left:
+        waited = time.monotonic() - started
+        for group in left:
+            if waited >= group.grace_s and group not in killed:
+                _signal(group, signal.SIGKILL)
+                killed.append(group)
+        # SIGKILL needs a moment; a process stuck in the kernel may never end.
+        left = [g for g in _living(left) if waited < g.grace_s + 5]
+        time.sleep(0.02 if left else 0)
     return killed
 
 
@@ -140,14 +140,13 @@ def _watch(lines: list[str]) -> list[Group]:
 def main() -> None:
     """Read groups from stdin, one JSON object a line, until it closes; then end those watched.
 
-    ``{"forget": pid}`` takes a group off the list. The last ones started are ended first in a
-    loose sense only: all get their signal at once.
+    ``{"forget": pid}`` takes a group off the list.
     """
     # A terminal's Ctrl-C and hang-up are the owner's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     groups = _watch(sys.stdin.readlines())
-    end_groups(list(reversed(groups)), timeout_s=20)
+    end_groups(groups)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ should not have to look for the file to learn that a port was taken. Inside
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import signal
@@ -16,15 +17,17 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fl_core.errors import PortInUse, ServerFailed
 from flows import process_guard
 from flows.process_guard import TOKEN_VARIABLE, Group, end_groups, members, started_ticks
+
+logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 # What a user's shell says about other servers must not reach ours, nor their clients.
@@ -47,6 +50,7 @@ class ServerProcess:
         started_ticks: Start time in clock ticks since boot; with the pid it names one process.
         token: Random mark in its environment, inherited by its children.
         stop_signal: Signal that asks it to end.
+        grace_s: How long it may take to end; SIGKILL follows.
     """
 
     name: str
@@ -56,11 +60,12 @@ class ServerProcess:
     started_ticks: int
     token: str
     stop_signal: int = signal.SIGTERM
+    grace_s: float = 20.0
 
     @property
     def group(self) -> Group:
         """The process group, as the guard knows it."""
-        return Group(self.pid, self.started_ticks, self.token, self.stop_signal)
+        return Group(self.pid, self.started_ticks, self.token, self.stop_signal, self.grace_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Command:
         url: Address that will answer, or empty.
         user: Numeric user and group id to run as, or None for the caller's.
         stop_signal: Signal that asks it to end.
+        grace_s: How long it may take to end; SIGKILL follows.
     """
 
     name: str
@@ -87,6 +93,7 @@ class Command:
     url: str = ""
     user: tuple[int, int] | None = None
     stop_signal: int = signal.SIGTERM
+    grace_s: float = 20.0
 
 
 def free_port() -> int:
@@ -169,6 +176,7 @@ def spawn(command: Command) -> ServerProcess:
         started_ticks=_ticks(child.pid, command),
         token=token,
         stop_signal=int(command.stop_signal),
+        grace_s=command.grace_s,
     )
     _tell_guards(json.dumps(asdict(server.group)))
     return server
@@ -201,12 +209,11 @@ def wait_until(
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if not is_alive(server):
-            stop(server, timeout_s=1)
             raise _ended_early(server.name, server.log_path)
         if is_healthy():
             return server
         time.sleep(0.1)
-    stop(server, timeout_s=5)
+    stop(server, timeout_s=2)
     raise ServerFailed(
         f"the {server.name} server was not healthy within {timeout_s:.0f} s, expected an answer "
         f"from {server.url or 'its check'}; its log ends with: {last_lines(server.log_path)}",
@@ -219,14 +226,28 @@ def wait_healthy(server: ServerProcess, path: str, *, timeout_s: float = 120) ->
     return wait_until(server, lambda: answers(server.url + path), timeout_s=timeout_s)
 
 
-def answers(url: str, *, timeout_s: float = 2) -> bool:
-    """Whether an HTTP GET gives a 2xx answer; no proxy is asked."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def answers(url: str) -> bool:
+    """Whether an HTTP GET gives a 2xx answer within seconds; no proxy is asked."""
     try:
-        with opener.open(url, timeout=timeout_s) as response:
-            return 200 <= int(response.status) < 300  # noqa: PLR2004 -- the 2xx class of HTTP
-    except (urllib.error.URLError, OSError):
+        _fetch(url)
+    except OSError:  # URLError and HTTPError are among them
         return False
+    return True
+
+
+def fetch_json(url: str) -> Any:
+    """The JSON document at an address on this machine; no proxy is asked.
+
+    Raises:
+        OSError: No answer within seconds, or one that is no success.
+    """
+    return json.loads(_fetch(url))
+
+
+def _fetch(url: str) -> bytes:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=2) as response:
+        return bytes(response.read())
 
 
 def _ended_early(name: str, log_path: Path) -> ServerFailed:
@@ -247,8 +268,12 @@ def last_lines(log_path: Path, *, count: int = 8) -> str:
     return " | ".join([line for line in lines if line][-count:]) or "(empty)"
 
 
-def stop(server: ServerProcess, *, timeout_s: float = 20) -> bool:
+def stop(server: ServerProcess, *, timeout_s: float | None = None) -> bool:
     """End a process and its whole group: its stop signal, a wait, then SIGKILL.
+
+    Args:
+        server: What to end.
+        timeout_s: How long it may take, or None for the time that this server is known to need.
 
     Returns:
         Whether it ended by itself; False when SIGKILL was needed. A process that is gone already,
@@ -257,16 +282,20 @@ def stop(server: ServerProcess, *, timeout_s: float = 20) -> bool:
     return not stop_all([server], timeout_s=timeout_s)
 
 
-def stop_all(servers: Sequence[ServerProcess], *, timeout_s: float = 20) -> list[ServerProcess]:
+def stop_all(
+    servers: Sequence[ServerProcess], *, timeout_s: float | None = None
+) -> list[ServerProcess]:
     """End several processes at once, as ``stop``; returns those that needed SIGKILL."""
-    killed = end_groups([server.group for server in servers], timeout_s=timeout_s)
+    groups = [server.group for server in servers]
+    if timeout_s is not None:
+        groups = [replace(group, grace_s=timeout_s) for group in groups]
+    killed = {group.pid for group in end_groups(groups)}
     for server in servers:
         child = _children.pop(server.pid, None)
         if child is not None and not members(server.group):
             child.wait(timeout=5)
         _tell_guards(json.dumps({"forget": server.pid}))
-    pids = {group.pid for group in killed}
-    return [server for server in servers if server.pid in pids]
+    return [server for server in servers if server.pid in killed]
 
 
 @contextlib.contextmanager
@@ -295,5 +324,8 @@ def ended_with_this_process() -> Iterator[None]:
 def _tell_guards(line: str) -> None:
     for guard in _guards:
         if guard.stdin is not None:
-            guard.stdin.write(line.encode() + b"\n")
-            guard.stdin.flush()
+            try:
+                guard.stdin.write(line.encode() + b"\n")
+                guard.stdin.flush()
+            except BrokenPipeError:
+                logger.warning("process guard is gone, a killed command may leave servers behind")

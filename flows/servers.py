@@ -18,11 +18,14 @@ from flows.processes import (
     LOOPBACK,
     Command,
     ServerProcess,
+    answers,
+    fetch_json,
     free_port,
     free_ports,
     require_free_ports,
     spawn,
     wait_healthy,
+    wait_until,
 )
 
 PREFECT_ENV = {
@@ -47,8 +50,8 @@ MLFLOW_ENV = {
 class SeaweedPorts:
     """The ports of one SeaweedFS server; only ``s3`` asks for credentials.
 
-    The gRPC ports name unix sockets in the system's temporary folder, so two servers need
-    different ones even with different folders.
+    They name unix sockets in ``/tmp``, so two servers need different ports even with different
+    folders.
     """
 
     s3: int
@@ -147,8 +150,26 @@ def start_seaweed(
         folder=folder / "work",
         log_path=folder / "server.log",
         url=f"http://{LOOPBACK}:{ports.s3}",
+        # Asked to end, seaweedfs 4.48 waits 15 s for its own streams before it closes anything;
+        # what it has acknowledged is written already, so killing it loses nothing.
+        grace_s=1.0,
     )
-    return wait_healthy(spawn(command), "/healthz", timeout_s=90)
+    volumes = len(list((folder / "data").glob("*.dat")))
+    return wait_until(spawn(command), lambda: _is_serving(ports, n_volumes=volumes), timeout_s=90)
+
+
+def _is_serving(ports: SeaweedPorts, *, n_volumes: int) -> bool:
+    # /healthz alone is green before the master knows its volumes: old objects then answer 500.
+    if not answers(f"http://{LOOPBACK}:{ports.s3}/healthz"):
+        return False
+    topology = fetch_json(f"http://{LOOPBACK}:{ports.master}/dir/status")["Topology"]
+    nodes = [
+        node
+        for center in topology.get("DataCenters") or []
+        for rack in center.get("Racks") or []
+        for node in rack.get("DataNodes") or []
+    ]
+    return bool(nodes) and sum(node["Volumes"] for node in nodes) >= n_volumes
 
 
 def _weed_arguments(data: Path, config: Path, ports: SeaweedPorts) -> list[str]:
@@ -173,6 +194,8 @@ def _weed_arguments(data: Path, config: Path, ports: SeaweedPorts) -> list[str]:
         f"-s3.config={config}",
         "-master.telemetry=false",
         "-master.volumeSizeLimitMB=256",
+        # One master elects itself; with the default of 10 s each restart takes as long.
+        "-master.electionTimeout=1s",
         "-volume.max=0",
         "-volume.preStopSeconds=0",
     ]
