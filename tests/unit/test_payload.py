@@ -42,7 +42,7 @@ def test_tensors_come_back_bit_equal_in_sorted_order():
 
 
 def test_bytes_do_not_depend_on_the_order_or_layout_of_the_tensors():
-    turned = {name: np.asfortranarray(TENSORS[name]) for name in reversed(TENSORS)}
+    turned = {name: TENSORS[name].copy(order="F") for name in reversed(TENSORS)}
 
     assert encode_tensors(turned) == encode_tensors(TENSORS)
 
