@@ -1,0 +1,208 @@
+"""What Prefect knows of fedloom: work pools and deployments, made again at every start.
+
+Registering is idempotent, so the demo, ``fedloom up`` and ``fedloom enrol`` all call it. A site's
+deployment names no code, no path and no pull step: the site's worker looks the flow's name up
+among what is installed there (``flows.site_worker``), and a stock worker started on such a pool by
+mistake finds nothing to run. The coordinator never imports a site's flow, which would pull in
+torch: parameter schemas of those flows are read from their source text.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectNotFound
+from prefect.utilities.callables import parameter_schema_from_entrypoint
+
+from fl_core.errors import ServerFailed
+
+COORDINATOR_POOL = "coordinator"
+EVALUATION_POOL = "evaluation"
+# Spelled here too, because flows.site_worker would load Prefect's whole worker code.
+WORKER_TYPE = "fedloom-site"
+RUN_CAMPAIGN = "run-campaign"
+SITE_SESSION = "site-session"
+EVALUATE_RELEASE = "evaluate-release"
+LOCK_CAMPAIGN = "lock-campaign"
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A work pool.
+
+    Attributes:
+        name: Its name.
+        type: Prefect's worker type.
+        description: What a person reads on the pool's page.
+        concurrency_limit: Runs at one time over all workers; None is unbounded.
+    """
+
+    name: str
+    type: str
+    description: str
+    concurrency_limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A deployment.
+
+    Attributes:
+        flow_name: Name of the flow.
+        name: Name of the deployment under that flow.
+        pool: Name of its work pool.
+        source: ``module.function`` that says which parameters there are.
+        description: What a person reads above the start form.
+        entrypoint: What a stock worker imports, or None where the worker decides itself.
+        tags: Tags of the deployment and its runs.
+    """
+
+    flow_name: str
+    name: str
+    pool: str
+    source: str
+    description: str
+    entrypoint: str | None = None
+    tags: tuple[str, ...] = field(default=())
+
+    @property
+    def full_name(self) -> str:
+        """``flow/deployment``, as Prefect addresses it."""
+        return f"{self.flow_name}/{self.name}"
+
+
+def site_pool(site: str) -> str:
+    """Return the name of a site's work pool."""
+    return f"site-{site}"
+
+
+def pools(sites: Iterable[str]) -> list[Pool]:
+    """List the work pools of a federation with these enrolled sites."""
+    own = [
+        Pool(COORDINATOR_POOL, "process", "Campaigns and their rounds, at the coordinator."),
+        Pool(EVALUATION_POOL, WORKER_TYPE, "Evaluates releases on the public holdout."),
+    ]
+    return own + [
+        Pool(site_pool(site), WORKER_TYPE, f"Sessions of site {site}, on its own machine.", 1)
+        for site in sites
+    ]
+
+
+def deployments(sites: Iterable[str]) -> list[Deployment]:
+    """List the deployments of a federation with these enrolled sites."""
+    own = [
+        Deployment(
+            RUN_CAMPAIGN,
+            RUN_CAMPAIGN,
+            COORDINATOR_POOL,
+            source="flows.run_campaign.run_campaign",
+            entrypoint="flows.run_campaign.run_campaign",
+            description="Start a campaign from the text of a campaign file, or resume one by id.",
+        ),
+        Deployment(
+            EVALUATE_RELEASE,
+            EVALUATE_RELEASE,
+            EVALUATION_POOL,
+            source="flows.evaluate_release.evaluate_release",
+            description="Evaluate one release on the public holdout; started by its round.",
+        ),
+        Deployment(
+            LOCK_CAMPAIGN,
+            LOCK_CAMPAIGN,
+            EVALUATION_POOL,
+            source="flows.lock_campaign.lock_campaign",
+            description="Resolve a campaign's names to hashes; started by its campaign run.",
+        ),
+    ]
+    return own + [
+        Deployment(
+            SITE_SESSION,
+            site,
+            site_pool(site),
+            source="flows.site_session.site_session",
+            description=f"Session of site {site}; started by a campaign run.",
+            tags=(f"site:{site}",),
+        )
+        for site in sites
+    ]
+
+
+@contextlib.contextmanager
+def api() -> Iterator[SyncPrefectClient]:
+    """A client of the Prefect API, with one error for everything that keeps it from answering.
+
+    Raises:
+        ServerFailed: No answer, a refusal, or an object that does not exist.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            yield client
+        except httpx.HTTPStatusError as error:
+            raise ServerFailed(
+                f"prefect answered {error.response.status_code} at {error.request.url.path}, "
+                "expected success; look into the server's log"
+            ) from error
+        except httpx.HTTPError as error:
+            raise ServerFailed(
+                f"no prefect server answers at {client.api_url} ({type(error).__name__}); "
+                "start it, or set PREFECT_API_URL"
+            ) from error
+        except ObjectNotFound as error:
+            raise ServerFailed(
+                "prefect does not know the deployment or run asked for, expected it to be "
+                "registered; enrol the site, or start the stack again"
+            ) from error
+
+
+def register(*, sites: Sequence[str]) -> None:
+    """Make pools and deployments at the Prefect server, or bring them up to date.
+
+    Schedules that a person gave to a deployment stay.
+
+    Args:
+        sites: Names of all enrolled sites.
+
+    Raises:
+        ServerFailed: The API does not answer.
+    """
+    with api() as client:
+        for pool in pools(sites):
+            _make_pool(client, pool)
+        for deployment in deployments(sites):
+            _make_deployment(client, deployment)
+
+
+def _make_pool(client: SyncPrefectClient, pool: Pool) -> None:
+    made = WorkPoolCreate(
+        name=pool.name,
+        type=pool.type,
+        description=pool.description,
+        concurrency_limit=pool.concurrency_limit,
+    )
+    if pool.type == WORKER_TYPE:
+        made = made.model_copy(update={"base_job_template": _no_choices()})
+    client.create_work_pool(made, overwrite=True)
+
+
+def _no_choices() -> dict[str, Any]:
+    # The server then refuses every job variable; the worker ignores them in any case.
+    variables = {"type": "object", "properties": {}, "additionalProperties": False}
+    return {"job_configuration": {}, "variables": variables}
+
+
+def _make_deployment(client: SyncPrefectClient, deployment: Deployment) -> None:
+    client.create_deployment(
+        client.create_flow_from_name(deployment.flow_name),
+        deployment.name,
+        work_pool_name=deployment.pool,
+        entrypoint=deployment.entrypoint,
+        description=deployment.description,
+        tags=list(deployment.tags),
+        # Without a schema the start form in the UI is empty.
+        parameter_openapi_schema=parameter_schema_from_entrypoint(deployment.source).model_dump(),
+        enforce_parameter_schema=True,
+    )
