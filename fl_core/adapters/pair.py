@@ -8,6 +8,8 @@ task has one. Everything is float32 and iterated in sorted name order.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from fl_core.updates.update import Array, Tensors
 
 LORA_A = ".lora_A"
@@ -63,3 +65,20 @@ class LoraState:
         }
         head = {name: tensors.get(HEAD + name, tensor) for name, tensor in self.head.items()}
         return LoraState(pairs=pairs, head=head)
+
+    def plus(self, delta: Tensors) -> "LoraState":
+        """Return this state with a delta added, summed in float64; names in no delta are kept."""
+        own = self.tensors()
+        moved = {
+            name: (own[name].astype(np.float64) + tensor).astype(np.float32)
+            for name, tensor in delta.items()
+        }
+        return self.replaced(moved)
+
+    def minus(self, before: "LoraState", *, freeze_a: bool = False) -> dict[str, Array]:
+        """Return the delta from an earlier state, by tensor name."""
+        old, new = before.tensors(freeze_a=freeze_a), self.tensors(freeze_a=freeze_a)
+        return {
+            name: (tensor.astype(np.float64) - old[name]).astype(np.float32)
+            for name, tensor in new.items()
+        }

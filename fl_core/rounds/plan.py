@@ -1,40 +1,135 @@
-"""The plan of a round: what every site of the cohort reads before it does anything."""
+"""Opening: the campaign is frozen in the store, a round gets its plan.
 
-from datetime import datetime
-from typing import Annotated
+A second caller loses the race and reads what the first one wrote, so there is one campaign per id,
+one cohort per round and one deadline, whoever asks and however often.
+"""
 
-from pydantic import AwareDatetime, Field
+from datetime import datetime, timedelta
+from importlib.metadata import version
 
-from fl_core.artifacts.documents import Document
-from fl_core.campaign.specs import Name, Sha256
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import read_document, write_document
+from fl_core.artifacts.store import ObjectStore
+from fl_core.assembly import Assembly, assemble, site_weights
+from fl_core.campaign.campaign import Campaign
+from fl_core.campaign.roster import latest_roster
+from fl_core.errors import CampaignError, ObjectMissing, RoundError
+from fl_core.rounds.adapters import write_initial_adapter
+from fl_core.rounds.documents import Collected, Outcome, RoundPlan
 
 
-class RoundPlan(Document):
-    """What is asked in one round; written once, read by all.
+def open_campaign(store: ObjectStore, campaign: Campaign) -> Assembly:
+    """Freeze a campaign in the store, with the adapter that round 1 starts from.
 
-    The noise is not in it as an order: each side rebuilds its NoisePlan from the campaign.
-
-    Attributes:
-        campaign_digest: Digest of the frozen campaign.
-        round: From 1.
-        roster_version: Roster whose keys count in this round.
-        base_hash: Content hash of the global adapter to start from.
-        cohort: Sites that are asked, sorted.
-        opened: When the plan was written, UTC.
-        deadline: When the round goes on without the rest, UTC.
-        code_version: fedloom at the coordinator.
+    Raises:
+        CampaignError: The campaign is not locked, or its id names another campaign.
+        IncompatibleParts: Its parts cannot keep its promise.
     """
+    assembly = assemble(campaign)
+    write_initial_adapter(store, campaign)
+    stored = write_document(store, keys.campaign(campaign.id), campaign)
+    if stored.digest != assembly.digest:
+        raise CampaignError(
+            f"id {campaign.id!r} is taken by another campaign (digest {stored.digest[:16]}, "
+            f"this one has {assembly.digest[:16]})",
+            hint="a changed campaign needs an id of its own; `parent` says what it goes on from",
+        )
+    return assembly
 
-    campaign_digest: Sha256
-    round: Annotated[int, Field(ge=1)]
-    roster_version: Annotated[int, Field(ge=1)]
-    base_hash: Sha256
-    cohort: tuple[Name, ...]
-    opened: AwareDatetime
-    deadline: AwareDatetime
-    code_version: str
+
+def read_assembly(store: ObjectStore, campaign_id: str) -> Assembly:
+    """Read a frozen campaign and build its parts.
+
+    Raises:
+        CampaignError: No campaign of that id.
+    """
+    try:
+        return assemble(read_document(store, keys.campaign(campaign_id), Campaign))
+    except ObjectMissing as error:
+        raise CampaignError(
+            f"no campaign {campaign_id!r} in the store",
+            hint="`fedloom status` lists the campaigns that are there",
+        ) from error
 
 
-def is_late(plan: RoundPlan, now: datetime) -> bool:
-    """Say whether the deadline of a plan has passed."""
-    return now >= plan.deadline
+def open_round(
+    assembly: Assembly, store: ObjectStore, *, round_number: int, now: datetime
+) -> RoundPlan:
+    """Return the round's plan, writing it if there is none.
+
+    Args:
+        assembly: The campaign's parts.
+        store: The campaign's store.
+        round_number: From 1 to max_rounds.
+        now: Time of the caller, UTC; the deadline counts from it.
+
+    Raises:
+        RoundError: The round is outside the campaign, or no site is left to ask.
+    """
+    campaign = assembly.campaign
+    if not 1 <= round_number <= campaign.max_rounds:
+        raise RoundError(
+            f"round {round_number} is outside campaign {campaign.id!r} "
+            f"with max_rounds {campaign.max_rounds}"
+        )
+    key = keys.plan(campaign.id, round_number)
+    try:
+        return read_document(store, key, RoundPlan)
+    except ObjectMissing:
+        plan = _draw_plan(assembly, store, round_number=round_number, now=now)
+        return write_document(store, key, plan)
+
+
+def _draw_plan(
+    assembly: Assembly, store: ObjectStore, *, round_number: int, now: datetime
+) -> RoundPlan:
+    campaign = assembly.campaign
+    available = available_sites(assembly, store)
+    if not available:
+        raise RoundError(f"no site of campaign {campaign.id!r} can be asked in round {round_number}")
+    return RoundPlan(
+        campaign_digest=assembly.digest,
+        round=round_number,
+        roster_version=latest_roster(store).version,
+        base_hash=current_adapter(store, campaign, before=round_number),
+        cohort=assembly.selection.select(
+            available, coins=f"{assembly.digest}/{round_number}"
+        ),
+        opened=now,
+        deadline=now + timedelta(seconds=campaign.cohort.deadline_s),
+        code_version=version("fedloom"),
+    )
+
+
+def available_sites(assembly: Assembly, store: ObjectStore) -> list[str]:
+    """Return the sites that may be asked: enrolled, and not out of budget in an earlier round."""
+    weights = site_weights(assembly.campaign, latest_roster(store))
+    spent = {
+        site
+        for collected in _earlier(store, assembly.campaign.id)
+        for site, answer in collected.answers.items()
+        if answer.status == "declined" and answer.reason == "budget"
+    }
+    return sorted(site for site in weights if site not in spent)
+
+
+def current_adapter(store: ObjectStore, campaign: Campaign, *, before: int) -> str:
+    """Return the hash of the adapter that round ``before`` starts from."""
+    for number in range(before - 1, 0, -1):
+        outcome = read_outcome(store, campaign.id, number)
+        if outcome is not None and outcome.result_hash is not None:
+            return outcome.result_hash
+    return write_initial_adapter(store, campaign)
+
+
+def read_outcome(store: ObjectStore, campaign_id: str, round_number: int) -> Outcome | None:
+    """Return the round's outcome, or None while it is open."""
+    try:
+        return read_document(store, keys.outcome(campaign_id, round_number), Outcome)
+    except ObjectMissing:
+        return None
+
+
+def _earlier(store: ObjectStore, campaign_id: str) -> list[Collected]:
+    found = [key for key in store.list(keys.rounds(campaign_id)) if key.endswith("/collected.json")]
+    return [read_document(store, key, Collected) for key in found]

@@ -1,0 +1,165 @@
+"""Collection: every site's answer is checked, then the list of accepted names is frozen.
+
+A bad update is recorded and left out; it never ends the round. Nothing here trusts what a site
+says about itself: the payload is hashed and every tensor is looked at before a name is accepted.
+"""
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import document_sha256, read_document, write_document
+from fl_core.artifacts.store import ObjectStore
+from fl_core.assembly import Assembly
+from fl_core.campaign.roster import Roster, read_roster
+from fl_core.cohorts.quorum import Tally, has_quorum, is_closed
+from fl_core.errors import ObjectCorrupt, ObjectMissing, UpdateRejected
+from fl_core.rounds.documents import Collected, RoundPlan, SiteAnswer
+from fl_core.updates.manifest import Declined, UpdateManifest
+from fl_core.updates.update import Array
+from fl_core.updates.verify import (
+    Expected,
+    verify_declined,
+    verify_manifest,
+    verify_payload,
+    verify_tensors,
+)
+
+# float32 tensors plus the header of the file; more cannot be an honest payload.
+_BYTES_PER_VALUE = 4
+_HEADER_BYTES = 1 << 20
+
+log = logging.getLogger(__name__)
+
+
+def expected_of(assembly: Assembly, plan: RoundPlan, *, site: str, roster: Roster) -> Expected:
+    """Return what an honest update of one site must match in one round.
+
+    Raises:
+        UpdateRejected: The plan's roster has no key for that site (reason ``site``).
+    """
+    entry = roster.entry(site)
+    if entry is None:
+        raise UpdateRejected("site", f"site {site!r} is not in roster {plan.roster_version}")
+    values = sum(_size(shape) for shape in assembly.shapes.values())
+    return Expected(
+        campaign_digest=assembly.digest,
+        round=plan.round,
+        base_hash=plan.base_hash,
+        site=site,
+        public_key=entry.signing_key,
+        codec=assembly.campaign.codec.kind,
+        shapes=dict(assembly.shapes),
+        local_steps=assembly.campaign.training.local_steps,
+        max_payload_bytes=_BYTES_PER_VALUE * values + _HEADER_BYTES,
+        charge_event=None if assembly.noise is None else assembly.noise.event,
+        gate_suite_sha256=str(assembly.campaign.gate.sha256),
+    )
+
+
+def examine_site(
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str
+) -> SiteAnswer | None:
+    """Look at what one site has put into the store; None while it has not answered.
+
+    A manifest comes last, so its presence means the update is complete. A site that declined and
+    sent a manifest as well is judged by the manifest.
+    """
+    campaign_id = assembly.campaign.id
+    present = set(store.list(keys.update_prefix(campaign_id, plan.round, site)))
+    try:
+        if keys.manifest(campaign_id, plan.round, site) in present:
+            manifest, _ = read_update(assembly, store, plan, site=site)
+            return SiteAnswer(
+                status="accepted",
+                manifest_sha256=document_sha256(manifest),
+                payload_bytes=manifest.payload_bytes,
+            )
+        if keys.declined(campaign_id, plan.round, site) in present:
+            return _declined(assembly, store, plan, site=site)
+    except UpdateRejected as error:
+        log.warning("update rejected site=%s round=%d reason=%s", site, plan.round, error.reason)
+        return SiteAnswer(status="rejected", reason=error.reason)
+    return None
+
+
+def read_update(
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str
+) -> tuple[UpdateManifest, dict[str, Array]]:
+    """Read and verify one site's update, in the order of ``fl_core.updates.verify``.
+
+    Raises:
+        UpdateRejected: With the first check that fails.
+    """
+    campaign_id = assembly.campaign.id
+    expected = expected_of(
+        assembly, plan, site=site, roster=read_roster(store, plan.roster_version)
+    )
+    try:
+        manifest = read_document(
+            store, keys.manifest(campaign_id, plan.round, site), UpdateManifest
+        )
+        verify_manifest(manifest, expected)
+        payload = store.get(keys.payload(campaign_id, plan.round, site))
+    except (ObjectMissing, ObjectCorrupt) as error:
+        raise UpdateRejected("payload", f"site {site!r} round {plan.round}: {error}") from error
+    verify_payload(payload, manifest)
+    tensors = assembly.codec.decode(payload)
+    verify_tensors(tensors, expected)
+    return manifest, tensors
+
+
+def close_collection(
+    assembly: Assembly,
+    store: ObjectStore,
+    plan: RoundPlan,
+    *,
+    answers: Mapping[str, SiteAnswer],
+    now: datetime,
+) -> Collected | None:
+    """Freeze the answers once all are in or the deadline has passed; None before that.
+
+    Whoever calls second, also after a crash, gets what was frozen first: later arrivals are
+    ignored for good.
+    """
+    key = keys.collected(assembly.campaign.id, plan.round)
+    try:
+        return read_document(store, key, Collected)
+    except ObjectMissing:
+        pass
+    accepted = sum(answer.status == "accepted" for answer in answers.values())
+    tally = Tally(
+        asked=len(plan.cohort), accepted=accepted, pending=len(plan.cohort) - len(answers)
+    )
+    if not is_closed(tally, late=now >= plan.deadline):
+        return None
+    missing = SiteAnswer(status="missing")
+    collected = Collected(
+        round=plan.round,
+        answers={site: answers.get(site, missing) for site in plan.cohort},
+        has_quorum=has_quorum(tally, assembly.campaign.cohort.quorum),
+    )
+    return write_document(store, key, collected)
+
+
+def _declined(
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str
+) -> SiteAnswer:
+    expected = expected_of(
+        assembly, plan, site=site, roster=read_roster(store, plan.roster_version)
+    )
+    key = keys.declined(assembly.campaign.id, plan.round, site)
+    try:
+        declined = read_document(store, key, Declined)
+    except ObjectCorrupt as error:
+        raise UpdateRejected("payload", f"site {site!r} round {plan.round}: {error}") from error
+    verify_declined(declined, expected)
+    return SiteAnswer(status="declined", reason=declined.reason, rules=declined.rules)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for dim in shape:
+        size *= dim
+    return size

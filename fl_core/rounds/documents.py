@@ -1,0 +1,114 @@
+"""The documents of a round, in the order in which they are written.
+
+plan -> (updates of the sites) -> collected -> charge -> outcome -> evaluation. Each is written
+once; a step that finds its document goes on from what is stored, never from what it has in hand.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field
+
+from fl_core.artifacts.documents import Document
+from fl_core.campaign.specs import Name, Sha256
+from fl_core.updates.records import Charge
+
+RoundNumber = Annotated[int, Field(ge=1)]
+
+
+class RoundPlan(Document):
+    """What is asked in one round; written once, read by all.
+
+    The noise is not in it as an order: each side rebuilds its NoisePlan from the campaign.
+
+    Attributes:
+        campaign_digest: Digest of the frozen campaign.
+        round: From 1.
+        roster_version: Roster whose keys count in this round.
+        base_hash: Content hash of the global adapter to start from.
+        cohort: Sites that are asked, sorted.
+        opened: When the plan was written, UTC.
+        deadline: When the round goes on without the rest, UTC.
+        code_version: fedloom at the coordinator.
+    """
+
+    campaign_digest: Sha256
+    round: RoundNumber
+    roster_version: Annotated[int, Field(ge=1)]
+    base_hash: Sha256
+    cohort: Annotated[tuple[Name, ...], Field(min_length=1)]
+    opened: AwareDatetime
+    deadline: AwareDatetime
+    code_version: str
+
+
+class SiteAnswer(Document):
+    """What became of one site in one round.
+
+    Attributes:
+        status: ``accepted``; ``rejected`` (an update failed a check); ``declined`` (the site said
+            no); ``missing`` (no answer by the deadline).
+        reason: Rejection reason, or the site's reason to decline.
+        rules: Names of broken gate rules or policy fields.
+        manifest_sha256: Hash of the signed manifest of an accepted update.
+        payload_bytes: Bytes of its payload.
+    """
+
+    status: Literal["accepted", "rejected", "declined", "missing"]
+    reason: str = ""
+    rules: tuple[str, ...] = ()
+    manifest_sha256: Sha256 | None = None
+    payload_bytes: int = 0
+
+
+class Collected(Document):
+    """The frozen list of answers: one set of contributors per charge and per release.
+
+    Attributes:
+        round: From 1.
+        answers: By site, every site of the cohort.
+        has_quorum: Whether enough updates were accepted.
+    """
+
+    round: RoundNumber
+    answers: dict[Name, SiteAnswer]
+    has_quorum: bool
+
+    @property
+    def accepted(self) -> list[str]:
+        """Sites whose updates are in, sorted."""
+        return sorted(s for s, answer in self.answers.items() if answer.status == "accepted")
+
+
+class RoundCharge(Document):
+    """The charges that pay for a release, by site; empty under NoPrivacy."""
+
+    round: RoundNumber
+    sites: dict[Name, Charge]
+
+
+class Outcome(Document):
+    """How a round ended; its presence closes the round.
+
+    Attributes:
+        round: From 1.
+        status: ``released``, ``skipped`` (too few sites) or ``failed``.
+        reason: Why it was skipped or failed; empty when released.
+        base_hash: Adapter that the round started from.
+        result_hash: Adapter that it made; None unless released.
+        contributors: Sites whose updates went in.
+        sensitivity: L2 sensitivity of the aggregate; None is unbounded.
+        noise_stddev: Noise added at the release; None where the sites add it.
+        opened: When the plan was written.
+        closed: When the outcome was written; the timestamp of every metric of the round.
+    """
+
+    round: RoundNumber
+    status: Literal["released", "skipped", "failed"]
+    reason: str = ""
+    base_hash: Sha256
+    result_hash: Sha256 | None = None
+    contributors: tuple[Name, ...] = ()
+    sensitivity: float | None = None
+    noise_stddev: float | None = None
+    opened: AwareDatetime
+    closed: AwareDatetime

@@ -1,0 +1,253 @@
+"""One round at a site, as pure steps: check, gate, reserve, train, commit, upload.
+
+The order is the guarantee. The policy and the gate are asked before anything is charged; the
+charge is durable before the first private forward pass; what leaves goes into the outbox first and
+is uploaded from there, so that a retry sends the same bytes and never a second draw.
+Training and the gate are handed in, so that this file needs neither torch nor great_expectations.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from typing import Literal, Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import document_sha256, sha256_hex, to_bytes
+from fl_core.artifacts.store import ObjectStore
+from fl_core.assembly import Assembly
+from fl_core.errors import (
+    BudgetExhausted,
+    PolicyRefused,
+    RoundClosed,
+    RoundError,
+)
+from fl_core.privacy.ledger import Ledger, LedgerEntry
+from fl_core.privacy.policy import SitePolicy, require_allowed, verdict
+from fl_core.privacy.statement import budget_statement
+from fl_core.rounds.adapters import read_adapter
+from fl_core.rounds.documents import RoundPlan
+from fl_core.updates.manifest import Declined, DeclineReason, UpdateManifest
+from fl_core.updates.outbox import Outbox
+from fl_core.updates.records import Charge, EventRecord, GateReport, NonPrivateEvent
+from fl_core.updates.signing import sign
+from fl_core.updates.update import Array
+
+PAYLOAD = "payload.safetensors"
+BUDGET = "budget.json"
+MANIFEST = "manifest.json"
+
+log = logging.getLogger(__name__)
+
+
+class SiteWork(Protocol):
+    """What needs the site's rows: judged and trained on at the site, never sent."""
+
+    def gate(self) -> GateReport:
+        """Return the cached verdict on the site's rows."""
+
+    def train(self, base: Mapping[str, bytes]) -> dict[str, Array]:
+        """Train from the base adapter's files and return the delta by tensor name.
+
+        The result is checked by reloading it before it is returned.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a site owns.
+
+    Attributes:
+        name: As campaigns and the roster use it.
+        key: Ed25519 private key; signs ledger entries and everything that leaves.
+        policy: What the site allows, written by the site only.
+        ledger: Ledger of the site's dataset.
+        outbox: What leaves goes in here first.
+    """
+
+    name: str
+    key: Ed25519PrivateKey
+    policy: SitePolicy
+    ledger: Ledger
+    outbox: Outbox
+
+
+@dataclass(frozen=True, slots=True)
+class SiteOutcome:
+    """What the site did in a round; ``detail`` stays at the site."""
+
+    status: Literal["uploaded", "declined", "ignored"]
+    reason: str = ""
+    detail: str = ""
+
+
+def client_round(
+    site: Site, work: SiteWork, *, assembly: Assembly, store: ObjectStore, plan: RoundPlan
+) -> SiteOutcome:
+    """Take part in one round, or decline; running it again sends the same bytes.
+
+    Raises:
+        FedloomError: A cause that another try can mend (store away, ledger busy); nothing was
+            sent, and the round's reserve stands.
+    """
+    require_own_plan(site, assembly, plan)
+    prefix = keys.exchange(site.policy.dataset, assembly.digest, plan.round)
+    committed = site.outbox.committed(prefix)
+    if committed is None:
+        try:
+            committed = _make_update(site, work, assembly=assembly, store=store, plan=plan)
+        except _Refusal as refusal:
+            return _decline(site, store, assembly, plan, refusal)
+    _upload(store, assembly, plan, site=site.name, files=committed)
+    return SiteOutcome("uploaded")
+
+
+def require_own_plan(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
+    """Refuse a plan that is not one of the pinned campaign's rounds for this site.
+
+    Raises:
+        RoundError: Another campaign, a round outside it, or a cohort without this site.
+    """
+    if plan.campaign_digest != assembly.digest:
+        raise RoundError(f"plan of round {plan.round} names another campaign")
+    if plan.round > assembly.campaign.max_rounds:
+        raise RoundError(f"round {plan.round} is past max_rounds {assembly.campaign.max_rounds}")
+    if site.name not in plan.cohort:
+        raise RoundError(f"site {site.name!r} is not in the cohort of round {plan.round}")
+
+
+class _Refusal(Exception):  # noqa: N818  carries a decision, not an error
+    def __init__(self, reason: DeclineReason, rules: tuple[str, ...], detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.rules, self.detail = reason, rules, detail
+
+
+def _make_update(
+    site: Site, work: SiteWork, *, assembly: Assembly, store: ObjectStore, plan: RoundPlan
+) -> dict[str, bytes]:
+    prefix = keys.exchange(site.policy.dataset, assembly.digest, plan.round)
+    plan_sha256 = document_sha256(plan)
+    try:
+        require_allowed(site.policy, assembly.campaign)
+        site.outbox.require_plan(prefix, plan_sha256)
+    except PolicyRefused as error:
+        raise _Refusal("policy", (), str(error)) from error
+    base = read_adapter(store, assembly.campaign.id, plan.base_hash)
+    gate = work.gate()
+    if not gate.passed:
+        raise _Refusal("gate", gate.failed, "gate")
+    reserve = _reserve(site, assembly, plan, plan_sha256)
+    try:
+        site.outbox.begin_attempt(prefix)
+    except RoundClosed as error:
+        raise _Refusal("no_update", (), str(error)) from error
+    try:
+        delta = work.train(base)
+        files = _signed_files(site, assembly, plan, delta=delta, gate=gate, reserve=reserve)
+    except Exception as error:
+        # Whatever it was, outwardly it is one code: under DP a failure may depend on a row.
+        site.outbox.mark_failed(prefix, type(error).__name__)
+        log.exception("training failed round=%d", plan.round)
+        raise _Refusal("no_update", (), type(error).__name__) from error
+    site.ledger.commit(reserve)
+    return site.outbox.commit(prefix, files)
+
+
+def _reserve(site: Site, assembly: Assembly, plan: RoundPlan, plan_sha256: str) -> LedgerEntry:
+    event: EventRecord = NonPrivateEvent() if assembly.noise is None else assembly.noise.event
+    require: Callable[[object], object] = lambda _events: None  # noqa: E731  no budget to check
+    try:
+        return site.ledger.reserve(
+            campaign_digest=assembly.digest,
+            round_number=plan.round,
+            plan_sha256=plan_sha256,
+            event=event,
+            require=require
+            if assembly.noise is None
+            else lambda events: verdict(site.policy, events, event),
+        )
+    except BudgetExhausted as error:
+        raise _Refusal("budget", (), str(error)) from error
+    except PolicyRefused as error:
+        raise _Refusal("policy", (), str(error)) from error
+
+
+def _signed_files(
+    site: Site,
+    assembly: Assembly,
+    plan: RoundPlan,
+    *,
+    delta: Mapping[str, Array],
+    gate: GateReport,
+    reserve: LedgerEntry,
+) -> dict[str, bytes]:
+    payload = assembly.codec.encode(delta)
+    is_private = assembly.noise is not None
+    manifest = UpdateManifest(
+        campaign_digest=assembly.digest,
+        round=plan.round,
+        site=site.name,
+        base_hash=plan.base_hash,
+        payload_sha256=sha256_hex(payload),
+        payload_bytes=len(payload),
+        codec=assembly.campaign.codec.kind,
+        shapes={name: tensor.shape for name, tensor in delta.items()},
+        local_steps=assembly.campaign.training.local_steps,
+        charge=Charge(event=reserve.event, ledger_seq=reserve.seq) if is_private else None,
+        gate=gate,
+        code_version=version("fedloom"),
+    )
+    files = {PAYLOAD: payload, MANIFEST: to_bytes(sign(manifest, site.key))}
+    if is_private:
+        statement = budget_statement(
+            site=site.name,
+            ledger=site.ledger,
+            policy=site.policy,
+            campaign_digest=assembly.digest,
+            round_number=plan.round,
+            event=reserve.event,
+            key=site.key,
+        )
+        files[BUDGET] = to_bytes(statement)
+    return files
+
+
+def _upload(
+    store: ObjectStore,
+    assembly: Assembly,
+    plan: RoundPlan,
+    *,
+    site: str,
+    files: Mapping[str, bytes],
+) -> None:
+    # The manifest goes last: its presence tells the coordinator that the rest is there.
+    prefix = keys.update_prefix(assembly.campaign.id, plan.round, site)
+    for name in sorted(files, key=lambda name: (name == MANIFEST, name)):
+        store.put_once(prefix + name, files[name])
+    log.info("update uploaded site=%s round=%d", site, plan.round)
+
+
+def _decline(
+    site: Site, store: ObjectStore, assembly: Assembly, plan: RoundPlan, refusal: _Refusal
+) -> SiteOutcome:
+    declined = Declined(
+        campaign_digest=assembly.digest,
+        round=plan.round,
+        site=site.name,
+        reason=refusal.reason,
+        rules=refusal.rules,
+    )
+    key = keys.declined(assembly.campaign.id, plan.round, site.name)
+    store.put_once(key, to_bytes(sign(declined, site.key)))
+    log.info("round declined site=%s round=%d reason=%s", site.name, plan.round, refusal.reason)
+    return SiteOutcome("declined", refusal.reason, refusal.detail)
+
+
+def decline_round(
+    site: Site, *, assembly: Assembly, store: ObjectStore, plan: RoundPlan, detail: str
+) -> SiteOutcome:
+    """Tell the coordinator ``no_update``, the one code for whatever cannot be mended in time."""
+    return _decline(site, store, assembly, plan, _Refusal("no_update", (), detail))

@@ -1,0 +1,122 @@
+"""Where a campaign stands, read from the store alone.
+
+The store is the truth; Prefect and MLflow are views. So `fedloom status`, the table at the end of
+a run and the next step of a resumed campaign all come from here.
+"""
+
+from typing import Literal, TypeVar
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import Document, read_document
+from fl_core.artifacts.store import ObjectStore
+from fl_core.assembly import Assembly
+from fl_core.campaign.campaign import Campaign
+from fl_core.cohorts.quorum import required
+from fl_core.errors import ObjectMissing
+from fl_core.rounds.charging import read_budgets
+from fl_core.rounds.documents import Collected, Outcome, RoundPlan, SiteAnswer
+from fl_core.rounds.plan import available_sites, read_outcome
+from fl_core.updates.records import BudgetStatement, Evaluation
+
+D = TypeVar("D", bound=Document)
+EndReason = Literal["finished", "budget spent", "no site enrolled"]
+
+
+class RoundStatus(Document):
+    """One round as people see it.
+
+    Attributes:
+        round: From 1.
+        outcome: How it ended; None while it is open.
+        evaluation: Metrics on the public holdout, once there.
+        answers: What became of each site of the cohort.
+        budgets: Budget statements beside the accepted updates.
+        seconds: From plan to outcome; None while it is open.
+        bytes_up: Payload bytes of the accepted updates.
+        bytes_down: Bytes of the adapter, times the sites of the cohort.
+    """
+
+    round: int
+    outcome: Outcome | None = None
+    evaluation: Evaluation | None = None
+    answers: dict[str, SiteAnswer] = {}
+    budgets: dict[str, BudgetStatement] = {}
+    seconds: float | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+class CampaignStatus(Document):
+    """A campaign as people see it; ``end`` is None while there is a round to run."""
+
+    campaign_id: str
+    digest: str
+    max_rounds: int
+    rounds: tuple[RoundStatus, ...]
+    end: EndReason | None = None
+
+
+def next_round(assembly: Assembly, store: ObjectStore) -> int | EndReason:
+    """Return the round to run next, or why there is none.
+
+    A round with a plan and without an outcome comes first: running it again finishes it.
+    """
+    campaign = assembly.campaign
+    started = round_numbers(store, campaign.id)
+    last = started[-1] if started else 0
+    if last and read_outcome(store, campaign.id, last) is None:
+        return last
+    if last >= campaign.max_rounds:
+        return "finished"
+    available = available_sites(assembly, store)
+    if len(available) >= required(len(available), campaign.cohort.quorum) and available:
+        return last + 1
+    return "budget spent" if started else "no site enrolled"
+
+
+def round_numbers(store: ObjectStore, campaign_id: str) -> list[int]:
+    """Return the numbers of all rounds that have a plan, in order."""
+    prefix = keys.rounds(campaign_id)
+    found = [key for key in store.list(prefix) if key.endswith("/plan.json")]
+    return sorted(int(key.removeprefix(prefix).split("/")[0]) for key in found)
+
+
+def campaign_status(assembly: Assembly, store: ObjectStore) -> CampaignStatus:
+    """Read where a campaign stands."""
+    campaign = assembly.campaign
+    numbers = round_numbers(store, campaign.id)
+    following = next_round(assembly, store)
+    return CampaignStatus(
+        campaign_id=campaign.id,
+        digest=assembly.digest,
+        max_rounds=campaign.max_rounds,
+        rounds=tuple(round_status(campaign, store, number) for number in numbers),
+        end=None if isinstance(following, int) else following,
+    )
+
+
+def round_status(campaign: Campaign, store: ObjectStore, number: int) -> RoundStatus:
+    """Read one round that has a plan."""
+    plan = read_document(store, keys.plan(campaign.id, number), RoundPlan)
+    outcome = read_outcome(store, campaign.id, number)
+    collected = _optional(store, keys.collected(campaign.id, number), Collected)
+    answers = {} if collected is None else collected.answers
+    prefix = keys.adapter(campaign.id, plan.base_hash)
+    adapter_bytes = sum(len(store.get(key)) for key in store.list(prefix))
+    return RoundStatus(
+        round=number,
+        outcome=outcome,
+        evaluation=_optional(store, keys.evaluation(campaign.id, number), Evaluation),
+        answers=answers,
+        budgets={} if collected is None else read_budgets(store, campaign.id, collected),
+        seconds=None if outcome is None else (outcome.closed - outcome.opened).total_seconds(),
+        bytes_up=sum(answer.payload_bytes for answer in answers.values()),
+        bytes_down=adapter_bytes * len(plan.cohort),
+    )
+
+
+def _optional(store: ObjectStore, key: str, model: type[D]) -> D | None:
+    try:
+        return read_document(store, key, model)
+    except ObjectMissing:
+        return None

@@ -1,0 +1,59 @@
+"""The coordinator's steps around the rounds: freeze, choose the next round, stop."""
+
+from collections.abc import Callable, Sequence
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import sha256_hex
+from fl_core.campaign.loading import parse_campaign
+from fl_core.rounds import plan, status
+from tasks.lock_step import put_text, read_locked
+from tasks.settings import open_store, read_settings
+
+
+@task(name="freeze-campaign", cache_policy=NO_CACHE, persist_result=False)
+def freeze_text(text: str, lock: Callable[[str], str]) -> str:
+    """Lock a campaign's text, freeze it in the store, and return its id.
+
+    Args:
+        text: Text of a campaign file.
+        lock: Has the stored text of that hash locked; returns the name of the attempt.
+
+    Raises:
+        CampaignError: One complaint that names field, value and remedy.
+    """
+    parse_campaign(text, source="campaign text")
+    store = open_store(read_settings())
+    text_sha256 = sha256_hex(text.encode())
+    put_text(store, text, text_sha256)
+    campaign = read_locked(store, text_sha256, lock(text_sha256))
+    digest = plan.open_campaign(store, campaign).digest
+    get_run_logger().info("campaign frozen id=%s digest=%s", campaign.id, digest)
+    return campaign.id
+
+
+@task(name="read-campaign", cache_policy=NO_CACHE, persist_result=False)
+def known_campaign(campaign_id: str) -> str:
+    """Return the id of a campaign that is frozen in the store.
+
+    Raises:
+        CampaignError: No campaign of that id.
+    """
+    return plan.read_assembly(open_store(read_settings()), campaign_id).campaign.id
+
+
+@task(name="choose-round", cache_policy=NO_CACHE, persist_result=False)
+def choose_round(campaign_id: str) -> int | str:
+    """Return the round to run next, or in words why there is none."""
+    store = open_store(read_settings())
+    return status.next_round(plan.read_assembly(store, campaign_id), store)
+
+
+@task(name="stop-sessions", cache_policy=NO_CACHE, persist_result=False)
+def stop_runs(campaign_id: str, runs: Sequence[str]) -> None:
+    """End the site sessions of these campaign runs by their stop objects."""
+    store = open_store(read_settings())
+    for run in runs:
+        store.put_once(keys.stop(campaign_id, run), b"{}")

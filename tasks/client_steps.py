@@ -1,0 +1,164 @@
+"""The steps of a round at a site: rows, gate, training, and the task that the session runs.
+
+Nothing that an exception says leaves the site: the task returns a fixed word, whatever happened,
+and the text goes to the site's own log (SOUNDNESS, rule 18).
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from fl_core.artifacts.store import ObjectStore
+from fl_core.assembly import Assembly
+from fl_core.errors import CampaignError, FedloomError, RoundError
+from fl_core.rounds.documents import RoundPlan
+from fl_core.rounds.site_round import Site, SiteWork, client_round, decline_round
+from fl_core.updates.outbox import exclusive
+from tasks.site_config import SiteConfig, SiteHome, open_site
+
+if TYPE_CHECKING:
+    from fl_core.models.loading import LoadedBase
+    from fl_core.models.peft_state import AdaptedModel
+
+Answer = Literal["uploaded", "declined", "ignored", "retry", "failed"]
+
+log = logging.getLogger(__name__)
+
+
+@task(
+    name="client-round",
+    task_run_name="round-{plan.round:04d}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    log_prints=False,
+)
+def take_part(plan: RoundPlan, answer: Callable[[RoundPlan], Answer]) -> Answer:
+    """Take part in one round and return a fixed word: all that the coordinator may know.
+
+    Args:
+        plan: The round's plan.
+        answer: The session's own way to answer a plan; raises nothing.
+    """
+    return answer(plan)
+
+
+@dataclass
+class WarmModel:
+    """The base model with its adapter, kept in memory between rounds and sessions."""
+
+    loaded: dict[str, tuple["LoadedBase", "AdaptedModel"]] = field(default_factory=dict)
+
+
+WARM = WarmModel()
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What one site session holds between its rounds."""
+
+    home: SiteHome
+    config: SiteConfig
+    assembly: Assembly
+    store: ObjectStore
+    work: SiteWork
+
+    def answer(self, plan: RoundPlan) -> Answer:
+        """Answer one plan: an update, a refusal, or a word why neither was possible yet.
+
+        Whatever is raised below ends here and in the site's log; ``retry`` stands for causes that
+        another try can mend before the deadline.
+        """
+        try:
+            # The outbox is locked, so that a zombie of this session cannot train beside it.
+            with exclusive(self.home.root / "outbox.lock"):
+                return self._answer(open_site(self.home, self.config), plan)
+        except FedloomError as error:
+            log.exception("round not answered round=%d", plan.round)
+            return "retry" if error.retryable else "failed"
+        except Exception:
+            log.exception("round not answered round=%d", plan.round)
+            return "failed"
+
+    def _answer(self, site: Site, plan: RoundPlan) -> Answer:
+        try:
+            outcome = client_round(
+                site, self.work, assembly=self.assembly, store=self.store, plan=plan
+            )
+        except RoundError as error:
+            log.warning("plan ignored round=%d why=%s", plan.round, error)
+            return "ignored"
+        except FedloomError as error:
+            if error.retryable:
+                raise
+            log.exception("round declined round=%d", plan.round)
+            outcome = decline_round(
+                site,
+                assembly=self.assembly,
+                store=self.store,
+                plan=plan,
+                detail=type(error).__name__,
+            )
+        log.info("round answered round=%d %s %s", plan.round, outcome.status, outcome.detail)
+        return outcome.status
+
+
+def site_work(home: SiteHome, config: SiteConfig, assembly: Assembly) -> SiteWork:
+    """Return the site's work on its real rows with the real gate.
+
+    Raises:
+        CampaignError: The rows or the suite cannot be read.
+        ModelMismatch: The base model is absent or another one.
+    """
+    from fl_core.data.prompts import encode_rows
+    from fl_core.privacy.randomness import SecureStream
+    from fl_core.training.site_work import ModelWork
+    from tasks.expectations import cached_gate, load_suite, write_quarantine
+    from tasks.site_rows import read_rows
+
+    campaign = assembly.campaign
+    base, model = warm_model(assembly, config)
+    suite = load_suite(campaign.gate.name, folder=config.suites)
+    if suite.sha256 != campaign.gate.sha256:
+        raise CampaignError(f"suite {suite.name!r} is not the one that the campaign froze")
+    rows = read_rows(home.root / config.data)
+    verdict = cached_gate(rows, suite, task=campaign.task, cache=home.store("gate"))
+    write_quarantine(home.root / "quarantine", rows, verdict)
+    encoded = encode_rows(rows.take(verdict.kept), campaign.task, base.tokenizer)
+    return ModelWork(
+        campaign=campaign,
+        site=config.site,
+        noise=assembly.noise,
+        base=base,
+        model=model,
+        verdict=lambda: verdict.report,
+        rows=lambda: encoded,
+        stream=SecureStream,
+    )
+
+
+def warm_model(assembly: Assembly, config: SiteConfig) -> tuple["LoadedBase", "AdaptedModel"]:
+    """Return the campaign's model, loading it the first time.
+
+    Raises:
+        ModelMismatch: The base model is absent or has another content hash.
+    """
+    import torch
+
+    from fl_core.adapters.peft_layout import initial_state
+    from fl_core.models.loading import load_base, resolve_base
+    from fl_core.models.peft_state import attach
+
+    campaign = assembly.campaign
+    if assembly.digest not in WARM.loaded:
+        torch.set_num_threads(config.threads)
+        path = resolve_base(campaign.base_model.name, folders=config.base_models)
+        base = load_base(path, campaign.task, sha256=campaign.base_model.sha256)
+        state = initial_state(campaign.adapter, campaign.task)
+        # One campaign at a time: the model of the last one would only hold memory.
+        WARM.loaded.clear()
+        WARM.loaded[assembly.digest] = (base, attach(base, campaign.adapter, campaign.task, state))
+    return WARM.loaded[assembly.digest]

@@ -1,0 +1,108 @@
+"""Prefect artifacts: what a person sees in the Prefect UI beside the states.
+
+Everything shown comes from documents of the store; an artifact is a view and never read back.
+"""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from prefect.artifacts import (
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from fl_core.rounds.documents import RoundPlan, SiteAnswer
+from fl_core.rounds.status import CampaignStatus, RoundStatus
+
+PERCENT = 100.0
+
+
+class RoundProgress:
+    """A progress bar of one round: which sites have answered, nothing from inside a site."""
+
+    def __init__(self, plan: RoundPlan) -> None:
+        self._plan = plan
+        self._id = create_progress_artifact(
+            progress=0.0,
+            key=f"round-{plan.round:04d}-progress",
+            description=f"waiting for {', '.join(plan.cohort)}",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def update(self, answers: Mapping[str, SiteAnswer]) -> None:
+        """Show the share of sites that have answered, and who is still due."""
+        due = [site for site in self._plan.cohort if site not in answers]
+        update_progress_artifact(
+            self._id,
+            progress=PERCENT * len(answers) / len(self._plan.cohort),
+            description=f"waiting for {', '.join(due)}" if due else "all sites have answered",
+        )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return
+
+
+def round_row(status: RoundStatus) -> dict[str, str]:
+    """Return one round as a row of text cells."""
+    outcome, scores = status.outcome, status.evaluation
+    budgets = status.budgets.values()
+    worst = max((b.epsilon for b in budgets), default=None)
+    return {
+        "round": str(status.round),
+        "outcome": "open" if outcome is None else outcome.status,
+        "sites": ", ".join(f"{s}: {_answer(a)}" for s, a in sorted(status.answers.items())),
+        "accuracy": "" if scores is None else f"{scores.accuracy:.3f}",
+        "macro F1": "" if scores is None or scores.macro_f1 is None else f"{scores.macro_f1:.3f}",
+        "epsilon (worst site)": "" if worst is None else f"{worst:.2f}",
+        "kB up": f"{status.bytes_up / 1000:.0f}",
+        "kB down": f"{status.bytes_down / 1000:.0f}",
+        "seconds": "" if status.seconds is None else f"{status.seconds:.1f}",
+    }
+
+
+def report_campaign(status: CampaignStatus, *, mlflow_url: str | None) -> None:
+    """Write the round table and the budget table of a campaign."""
+    link = f" Charts: [MLflow]({mlflow_url})." if mlflow_url else ""
+    create_table_artifact(
+        key=f"{status.campaign_id}-rounds",
+        table=[round_row(r) for r in reversed(status.rounds)],
+        description=f"Rounds of campaign **{status.campaign_id}**, newest first.{link}",
+    )
+    rows = budget_rows(status)
+    if rows:
+        create_table_artifact(
+            key=f"{status.campaign_id}-budgets",
+            table=rows,
+            description="Privacy budgets as the sites state them, over all their campaigns.",
+        )
+
+
+def budget_rows(status: CampaignStatus) -> list[dict[str, str]]:
+    """Return the latest budget of every site as rows of text cells."""
+    latest = {site: b for r in status.rounds for site, b in r.budgets.items()}
+    return [
+        {
+            "site": site,
+            "epsilon spent": f"{budget.epsilon:.2f}",
+            "limit": f"{budget.epsilon_limit:g}",
+            "delta": f"{budget.delta:g}",
+            "accountant": budget.accountant,
+            "rounds left": str(budget.rounds_left),
+        }
+        for site, budget in sorted(latest.items())
+    ]
+
+
+def _answer(answer: SiteAnswer) -> str:
+    rules = f" ({', '.join(answer.rules)})" if answer.rules else ""
+    reason = f" {answer.reason}{rules}" if answer.reason else ""
+    return answer.status + reason

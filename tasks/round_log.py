@@ -1,0 +1,113 @@
+"""Evaluation and MLflow: views of a round that is closed already.
+
+If the evaluation worker or MLflow is away, the round stands; whatever is not logged yet is logged
+by the next call, in order. `logged.json` says that a round is in MLflow.
+"""
+
+from collections.abc import Callable
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import to_bytes, write_document
+from fl_core.artifacts.store import ObjectStore, exists
+from fl_core.assembly import Assembly
+from fl_core.errors import StoreUnavailable
+from fl_core.privacy.statement import privacy_statement, to_markdown
+from fl_core.rounds.adapters import read_adapter
+from fl_core.rounds.plan import read_assembly
+from fl_core.rounds.status import campaign_status, round_numbers, round_status
+from tasks import reports
+from tasks.settings import Settings, open_store, read_settings
+from tasks.tracking import LoggedRound, RoundLog, log_round
+
+
+@task(name="log-rounds", cache_policy=NO_CACHE, persist_result=False)
+def log_pending(campaign_id: str, evaluate: Callable[[str, int], bool]) -> int:
+    """Evaluate and log every closed round that is not in MLflow yet; return how many were.
+
+    Args:
+        campaign_id: The campaign.
+        evaluate: Asks the evaluation worker for one release; False if it does not answer.
+    """
+    settings = read_settings()
+    store = open_store(settings)
+    assembly = read_assembly(store, campaign_id)
+    logged = 0
+    for number in round_numbers(store, campaign_id):
+        if exists(store, keys.logged(campaign_id, number)):
+            continue
+        status = round_status(assembly.campaign, store, number)
+        if status.outcome is None:
+            break
+        is_due = status.outcome.status == "released" and status.evaluation is None
+        if is_due and not evaluate(campaign_id, number):
+            get_run_logger().warning("evaluation away, round %d is logged later", number)
+            break
+        if not _log(assembly, store, number, settings):
+            break
+        logged += 1
+    _report(assembly, store, settings)
+    return logged
+
+
+def round_log(assembly: Assembly, store: ObjectStore, number: int, settings: Settings) -> RoundLog:
+    """Gather from the store all that MLflow shows of one round."""
+    campaign = assembly.campaign
+    status = round_status(campaign, store, number)
+    outcome = status.outcome
+    if outcome is None:
+        raise StoreUnavailable(f"round {number} of campaign {campaign.id!r} has no outcome yet")
+    released = outcome.result_hash
+    statement = (
+        privacy_statement(campaign, budgets=status.budgets, round_number=number)
+        if released is not None
+        else None
+    )
+    prefix = "" if released is None else keys.adapter(campaign.id, released)
+    return RoundLog(
+        campaign=campaign,
+        outcome=outcome,
+        evaluation=status.evaluation,
+        budgets=status.budgets,
+        adapter_files=None if released is None else read_adapter(store, campaign.id, released),
+        adapter_uri=f"{settings.store_url.rstrip('/')}/{prefix}" if prefix else "",
+        bytes_up=status.bytes_up,
+        bytes_down=status.bytes_down,
+        statement_json=None if statement is None else to_bytes(statement),
+        statement_markdown=None if statement is None else to_markdown(statement),
+    )
+
+
+def _log(assembly: Assembly, store: ObjectStore, number: int, settings: Settings) -> bool:
+    logger = get_run_logger()
+    try:
+        logged = log_round(round_log(assembly, store, number, settings))
+    except StoreUnavailable as error:
+        logger.warning("MLflow away, round %d is logged later: %s", number, error)
+        return False
+    write_document(store, keys.logged(assembly.campaign.id, number), logged)
+    logger.info("round logged round=%d version=%s %s", number, logged.model_version, logged.chart_url)
+    return True
+
+
+def last_logged(store: ObjectStore, campaign_id: str) -> LoggedRound | None:
+    """Return the newest entry that MLflow has of a campaign with a model version, or None."""
+    from fl_core.artifacts.documents import read_document
+
+    for number in reversed(round_numbers(store, campaign_id)):
+        key = keys.logged(campaign_id, number)
+        if exists(store, key):
+            entry = read_document(store, key, LoggedRound)
+            if entry.model_version is not None:
+                return entry
+    return None
+
+
+def _report(assembly: Assembly, store: ObjectStore, settings: Settings) -> None:
+    newest = last_logged(store, assembly.campaign.id)
+    reports.report_campaign(
+        campaign_status(assembly, store),
+        mlflow_url=None if newest is None else newest.chart_url,
+    )
