@@ -1,0 +1,160 @@
+"""Per-row gradients of linear layers, captured in the backward pass.
+
+While a Capture is open, the linear layers that hold trained tensors compute through an own
+autograd function. Its backward pass sees the layer's inputs and the gradient of its outputs, row
+by row, and multiplies them per row; PyTorch itself would sum over the rows at once. Capturing in
+backward and adding keeps a layer right that is used twice or recomputed by gradient checkpointing.
+A trained tensor anywhere else (embedding, convolution, layer norm, DoRA, tied) would leave
+unclipped, so it is refused by name before any row is read.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the name everybody knows
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from fl_core.errors import TrainingError
+from fl_core.training.trainee import Trainee
+
+_MATRIX_RANKS = (2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A linear module and the names under which its trained tensors travel."""
+
+    module: nn.Linear
+    weight: str | None
+    bias: str | None
+
+
+class Capture:
+    """Gradients per row of all trained tensors, while the ``with`` block is open.
+
+    Args:
+        trainee: The model.
+        n_rows: Rows of every batch; a layer that sees another first dimension mixes rows.
+
+    Raises:
+        TrainingError: A trained tensor is not the weight or bias of exactly one linear layer.
+    """
+
+    def __init__(self, trainee: Trainee, *, n_rows: int) -> None:
+        self._layers = _covered_layers(trainee)
+        self._n_rows = n_rows
+        self._gradients: dict[str, Tensor] = {}
+
+    def __enter__(self) -> Self:
+        for layer in self._layers:
+            # An attribute of the instance hides the class's method until it is deleted again.
+            layer.module.forward = _captured_forward(layer, self._add)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for layer in self._layers:
+            del layer.module.forward
+
+    def take(self) -> dict[str, Tensor]:
+        """Return what was captured since the last call, ``(n_rows, *shape)`` by name."""
+        taken, self._gradients = self._gradients, {}
+        return taken
+
+    def _add(self, layer: _Layer, inputs: Tensor, gradient: Tensor) -> None:
+        if inputs.dim() < min(_MATRIX_RANKS) or len(inputs) != self._n_rows:
+            raise TrainingError(
+                f"layer of {layer.weight or layer.bias!r} sees a first dimension of "
+                f"{len(inputs)} in a batch of {self._n_rows} rows, so rows cannot be told apart; "
+                "keep the rows in the first dimension"
+            )
+        rows = inputs.detach().reshape(self._n_rows, -1, inputs.shape[-1])
+        slopes = gradient.reshape(self._n_rows, -1, gradient.shape[-1])
+        if layer.weight is not None:
+            self._put(layer.weight, torch.bmm(slopes.transpose(1, 2), rows))
+        if layer.bias is not None:
+            self._put(layer.bias, slopes.sum(dim=1))
+
+    def _put(self, name: str, gradient: Tensor) -> None:
+        earlier = self._gradients.get(name)
+        self._gradients[name] = gradient if earlier is None else earlier + gradient
+
+
+class _CapturedLinear(torch.autograd.Function):  # type: ignore[misc]  # torch is Any to mypy
+    """A linear map whose backward pass hands inputs and output gradients to a sink."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, sink: Callable[..., None]
+    ) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.sink = sink
+        return F.linear(inputs, weight, bias)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch is Any to mypy
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
+        inputs, weight = ctx.saved_tensors
+        ctx.sink(inputs, gradient)
+        return (gradient @ weight if ctx.needs_input_grad[0] else None), None, None, None
+
+
+def _captured_forward(
+    layer: _Layer, add: Callable[[_Layer, Tensor, Tensor], None]
+) -> Callable[[Tensor], Tensor]:
+    def sink(inputs: Tensor, gradient: Tensor) -> None:
+        add(layer, inputs, gradient)
+
+    def forward(inputs: Tensor) -> Tensor:
+        output: Tensor = _CapturedLinear.apply(inputs, layer.module.weight, layer.module.bias, sink)
+        return output
+
+    return forward
+
+
+def _covered_layers(trainee: Trainee) -> list[_Layer]:
+    names = {id(p): name for name, p in trainee.parameters.items()}
+    owners: dict[str, list[tuple[str, nn.Module]]] = {name: [] for name in trainee.parameters}
+    strays: list[str] = []
+    for path, module in trainee.module.named_modules():
+        for local, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in names:
+                owners[names[id(parameter)]].append((f"{path}.{local}".lstrip("."), module))
+            elif parameter.requires_grad:
+                strays.append(f"{path}.{local}".lstrip("."))
+    if strays:
+        raise TrainingError(
+            f"parameter {min(strays)!r} asks for a gradient but is not trained; freeze it"
+        )
+    return _layers(owners)
+
+
+def _layers(owners: Mapping[str, list[tuple[str, nn.Module]]]) -> list[_Layer]:
+    by_module: dict[int, tuple[nn.Linear, dict[str, str]]] = {}
+    for name, holders in sorted(owners.items()):
+        if len(holders) != 1:
+            places = ", ".join(place for place, _ in holders) or "no module"
+            raise TrainingError(
+                f"trained tensor {name!r} belongs to {places}, expected exactly one linear "
+                "module; untie or freeze it"
+            )
+        place, module = holders[0]
+        if type(module).forward is not nn.Linear.forward or "forward" in vars(module):
+            raise TrainingError(
+                f"trained tensor {name!r} ({place!r}) belongs to a {type(module).__name__}, whose "
+                "gradients per row are not covered; freeze it, or train linear layers only"
+            )
+        local = place.rpartition(".")[2]
+        by_module.setdefault(id(module), (module, {}))[1][local] = name
+    return [
+        _Layer(module=module, weight=found.get("weight"), bias=found.get("bias"))
+        for module, found in by_module.values()
+    ]
