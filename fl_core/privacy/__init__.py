@@ -1,1 +1,3 @@
 """Mechanisms, accounting, and the ledger that a site charges before anything leaves."""
+
+from fl_core.privacy import dpsgd as _dpsgd  # noqa: F401  registration

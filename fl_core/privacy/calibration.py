@@ -1,0 +1,200 @@
+"""From (epsilon, delta) to noise: how much a campaign needs, never landing above its target.
+
+The search runs on a coarse grid and is finished on the recorded one. What is returned has been
+accounted for: its epsilon is at or under the target by the same accountant that will charge it.
+For one Gaussian release the exact curve of Balle and Wang is used in both directions.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fl_core.errors import IncompatibleParts, PrivacyError
+from fl_core.privacy.accounting import LIVE_GRID, RECORD_GRID, Accountant
+from fl_core.privacy.accounting import epsilon as accounted_epsilon
+from fl_core.privacy.events import dpsgd_event
+
+# Noise under this multiplier keeps no useful promise; a target that allows less gets this much.
+SMALLEST_MULTIPLIER = 0.05
+LARGEST_MULTIPLIER = 1e5
+TOLERANCE = 1e-3
+
+
+def calibrate_noise_multiplier(
+    *,
+    epsilon: float,
+    delta: float,
+    sampling_rate: float,
+    steps: int,
+    accountant: Accountant = "pld",
+) -> float:
+    """Return a noise multiplier for DP-SGD whose epsilon is at most ``epsilon``.
+
+    It is at most about 0.1 % above the smallest one, and rounded up to six digits.
+
+    Args:
+        epsilon: Target for all steps together, > 0.
+        delta: In (0, 1).
+        sampling_rate: Poisson probability per step, in (0, 1].
+        steps: All steps of the campaign, >= 1.
+        accountant: Which bound must hold.
+
+    Raises:
+        PrivacyError: A number outside its range.
+        IncompatibleParts: No noise multiplier up to 1e5 keeps the target.
+    """
+    if not 0 < epsilon < math.inf:
+        raise PrivacyError(f"epsilon is {epsilon}, it must be above 0 and finite")
+    if steps < 1 or not 0 < sampling_rate <= 1:
+        raise PrivacyError(
+            f"nothing to calibrate with {steps} steps at sampling_rate {sampling_rate}; "
+            "both must be above 0"
+        )
+
+    def spent(multiplier: float, by: Accountant, grid: float) -> float:
+        event = dpsgd_event(noise_multiplier=multiplier, sampling_rate=sampling_rate, steps=steps)
+        return accounted_epsilon([event], delta=delta, accountant=by, grid=grid)
+
+    # RDP costs a hundredth of PLD and a coarse grid a tenth of a fine one, so each narrows for
+    # the next; only the last search decides.
+    enough = _bracket_above(lambda z: spent(z, "rdp", LIVE_GRID), target=epsilon)
+    if accountant == "pld":
+        search = _Search(target=epsilon, factor=0.75, tolerance=4e-3)
+        enough = search.run(lambda z: spent(z, "pld", LIVE_GRID), enough)
+    search = _Search(target=epsilon, factor=0.99, tolerance=TOLERANCE)
+    if accountant == "rdp":
+        search = _Search(target=epsilon, factor=0.75, tolerance=TOLERANCE)
+    return search.run(lambda z: spent(z, accountant, RECORD_GRID), enough)
+
+
+def _bracket_above(spent: Callable[[float], float], *, target: float) -> float:
+    multiplier = 1.0
+    while spent(multiplier) > target:
+        multiplier *= 2
+        if multiplier > LARGEST_MULTIPLIER:
+            raise IncompatibleParts(
+                f"no noise_multiplier up to {LARGEST_MULTIPLIER:g} keeps epsilon {target:g}; "
+                "raise epsilon or delta, or take fewer steps"
+            )
+    return multiplier
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Search for the smallest multiplier that keeps a target; epsilon falls as noise grows.
+
+    Attributes:
+        target: Epsilon to keep.
+        factor: By how much to go down (and up by its inverse) until the target lies between.
+        tolerance: Relative distance between the result and a multiplier known to be too small.
+    """
+
+    target: float
+    factor: float
+    tolerance: float
+
+    def run(self, spent: Callable[[float], float], start: float) -> float:
+        """Return a multiplier, rounded up to six digits, for which ``spent`` was <= target."""
+        enough = _rounded_up(start)
+        while spent(enough) > self.target:
+            enough = _rounded_up(enough / self.factor)
+        too_little = enough
+        while spent(too_little) <= self.target:
+            enough = too_little
+            if enough <= SMALLEST_MULTIPLIER:
+                return enough
+            too_little = max(_rounded_up(enough * self.factor), SMALLEST_MULTIPLIER)
+        while enough / too_little > 1 + self.tolerance:
+            middle = _rounded_up(math.sqrt(enough * too_little))
+            if spent(middle) <= self.target:
+                enough = middle
+            else:
+                too_little = middle
+        return enough
+
+
+def _rounded_up(multiplier: float) -> float:
+    unit = 10.0 ** (5 - math.floor(math.log10(multiplier)))
+    return math.ceil(multiplier * unit) / unit
+
+
+def gaussian_epsilon(*, sigma: float, sensitivity: float, delta: float) -> float:
+    """Return the exact epsilon of one Gaussian release; 0 where ``delta`` alone covers it.
+
+    Args:
+        sigma: Noise stddev, in units of the released value; 0 gives inf.
+        sensitivity: L2 sensitivity, same units, > 0.
+        delta: In (0, 1).
+
+    Raises:
+        PrivacyError: A number outside its range.
+
+    Source: Balle and Wang 2018, theorem 8, solved for epsilon by bisection.
+    """
+    _require_release(delta=delta, sensitivity=sensitivity)
+    if not 0 <= sigma < math.inf:
+        raise PrivacyError(f"sigma is {sigma}, it must be 0 or more and finite")
+    if sigma == 0:
+        return math.inf
+    ratio = sensitivity / sigma
+    if _gaussian_delta(ratio, 0.0) <= delta:
+        return 0.0
+    low, high = 0.0, 1.0
+    while _gaussian_delta(ratio, high) > delta:
+        low, high = high, 2 * high
+    return _bisected(lambda eps: _gaussian_delta(ratio, eps) <= delta, low, high)
+
+
+def gaussian_sigma(*, epsilon: float, delta: float, sensitivity: float) -> float:
+    """Return the smallest noise stddev that makes one release (epsilon, delta)-DP.
+
+    The classical ``sqrt(2 ln(1.25 / delta)) / epsilon`` is wrong above epsilon 1, loose below it.
+
+    Args:
+        epsilon: Target, > 0.
+        delta: In (0, 1).
+        sensitivity: L2 sensitivity, > 0; the result has its units.
+
+    Raises:
+        PrivacyError: A number outside its range.
+
+    Source: Balle and Wang 2018, theorem 8, solved for sigma by bisection.
+    """
+    _require_release(delta=delta, sensitivity=sensitivity)
+    if not 0 < epsilon < math.inf:
+        raise PrivacyError(f"epsilon is {epsilon}, it must be above 0 and finite")
+    low = high = 1.0
+    while _gaussian_delta(1 / high, epsilon) > delta:
+        high *= 2
+    while _gaussian_delta(1 / low, epsilon) <= delta:
+        low /= 2
+    multiplier = _bisected(lambda z: _gaussian_delta(1 / z, epsilon) <= delta, low, high)
+    return multiplier * sensitivity
+
+
+def _require_release(*, delta: float, sensitivity: float) -> None:
+    if not 0 < delta < 1:
+        raise PrivacyError(f"delta is {delta}, it must lie between 0 and 1, both excluded")
+    if not 0 < sensitivity < math.inf:
+        raise PrivacyError(f"sensitivity is {sensitivity}, it must be above 0 and finite")
+
+
+def _gaussian_delta(ratio: float, epsilon: float) -> float:
+    # delta = Phi(D/2s - eps s/D) - e^eps Phi(-D/2s - eps s/D), ratio = D/s
+    upper = _normal_cdf(ratio / 2 - epsilon / ratio)
+    lower = _normal_cdf(-ratio / 2 - epsilon / ratio)
+    return upper - (math.exp(epsilon + math.log(lower)) if lower > 0 else 0.0)
+
+
+def _normal_cdf(x: float) -> float:
+    return math.erfc(-x / math.sqrt(2)) / 2
+
+
+def _bisected(is_enough: Callable[[float], bool], low: float, high: float) -> float:
+    # Keeps the upper end, which is known to be enough.
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high
