@@ -81,20 +81,23 @@ def check_rows(frame: pd.DataFrame, expectations: Sequence[Mapping[str, Any]]) -
     """
     names = [str(expectation["meta"]["rule"]) for expectation in expectations]
     with _silence():
-        try:
-            results = _validate(frame, expectations)
-        except Exception as error:  # noqa: BLE001 - any error of the library may hold cell values
-            failure = type(error).__name__
-        else:
-            failure = ""
-    if failure:
-        logger.error("gate could not run error=%s", failure)
-        return [RuleResult(name, "crashed") for name in names]
-    projected = [_project(result) for result in results]
-    for result in projected:
+        results = _checked(frame, expectations)
+    for result in results:
         if result.outcome == "crashed":
             logger.error("gate check crashed rule=%s", result.name)
-    return sorted(projected, key=lambda result: names.index(result.name))
+    return sorted(results, key=lambda result: names.index(result.name))
+
+
+def _checked(frame: pd.DataFrame, expectations: Sequence[Mapping[str, Any]]) -> list[RuleResult]:
+    try:
+        return [_project(result) for result in _validate(frame, expectations)]
+    except Exception as error:  # noqa: BLE001 - any error of the library may hold cell values
+        logger.warning("gate check raised error=%s", type(error).__name__)
+    if len(expectations) == 1:
+        return [RuleResult(str(expectations[0]["meta"]["rule"]), "crashed")]
+    # One check took all others down (``max`` over texts with a missing one does); alone, only
+    # the guilty one crashes.
+    return [result for single in expectations for result in _checked(frame, [single])]
 
 
 def _validate(frame: pd.DataFrame, expectations: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -138,13 +141,14 @@ def _is_day(cell: object, bounds: tuple[date, date]) -> bool:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    # The library and pandas log and warn with cell values in the text.
+    # The library and pandas log and warn with cell values in the text. Some of the library's
+    # loggers set levels of their own, so records are stopped at its root, not by level.
     library = logging.getLogger("great_expectations")
-    level = library.level
-    library.setLevel(logging.CRITICAL + 1)
+    before = library.handlers, library.propagate
+    library.handlers, library.propagate = [logging.NullHandler()], False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        library.setLevel(level)
+        library.handlers, library.propagate = before

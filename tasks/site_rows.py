@@ -24,7 +24,8 @@ _LINE = re.compile(r"\bline (\d+)\b")
 def read_rows(path: Path) -> Rows:
     """Read all rows of a file; the suffix says the format.
 
-    Cells are ``str`` or, where the file holds nothing, None; an empty CSV field is an empty text.
+    Cells are ``str`` or, where the file holds nothing, None; an empty or absent CSV field is
+    an empty text.
     Times in parquet become ISO 8601, a midnight only its day. A file without rows gives no rows
     (``require_rows`` refuses them at ``site start``; in a campaign the gate declines).
 
@@ -55,7 +56,7 @@ def read_rows(path: Path) -> Rows:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, dtype=object, keep_default_na=False, encoding="utf-8-sig")
+        frame = pd.read_csv(path, dtype=object, na_filter=False, encoding="utf-8-sig")
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
     except UnicodeDecodeError as error:
@@ -74,7 +75,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
             f"{path} has more fields in a row than names in its header",
             hint="name every column, and quote fields that hold commas",
         )
-    return _none_for_missing(frame)
+    return frame
 
 
 def _read_jsonl(path: Path) -> pd.DataFrame:
@@ -147,11 +148,6 @@ def _parquet_cell(value: Any) -> Any:
     if value is None or isinstance(value, str | bytes | list | tuple | dict):
         return value
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _none_for_missing(frame: pd.DataFrame) -> pd.DataFrame:
-    # A CSV line that ends early leaves NaN in its last fields, also with keep_default_na off.
-    return frame.astype(object).where(frame.notna(), None)
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> CampaignError:

@@ -6,6 +6,7 @@ sites are checked by their documents (lower case, digits, ``-``), so a key canno
 
 LEDGER = "entries/"
 ROSTERS = "rosters/"
+APPROVALS = "approvals/"
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 HEAD_FILE = "head.safetensors"
@@ -109,6 +110,11 @@ def draft(text_sha256: str, name: str) -> str:
 def ledger_entry(seq: int) -> str:
     """Return the key of a ledger's entry inside the ledger's own store; seq counts from 1."""
     return f"{LEDGER}{seq:06d}.json"
+
+
+def approval(campaign_digest: str) -> str:
+    """Return the key of a site's approval of one campaign, in the site's own store."""
+    return f"{APPROVALS}{campaign_digest}.json"
 
 
 def exchange(dataset: str, campaign_digest: str, round_number: int) -> str:
