@@ -183,7 +183,7 @@ def _sum_row_by_row(
     dummy: Mapping[str, Tensor],
 ) -> Gradients:
     total = zero_gradients(trainee)
-    for position in torch.flatnonzero(micro.is_row).tolist():
+    for position in micro.is_row.nonzero().flatten().tolist():
         part = _micro_sum(trainee, alone(micro, position, dummy), capture, clip_norm)
         for name, value in (part or {}).items():
             total[name] += value

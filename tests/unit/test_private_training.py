@@ -1,0 +1,336 @@
+"""Clipping row by row against the definition: one backward pass per row, clipped, added up."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import ANSWERS, CLASSES, noise_plan, take, tiny_model, tiny_rows
+from torch import nn
+
+from fl_core.campaign.specs import TaskSpec
+from fl_core.data.prompts import EncodedRows
+from fl_core.errors import TrainingError
+from fl_core.models.losses import row_losses
+from fl_core.models.peft_state import AdaptedModel
+from fl_core.privacy.randomness import SecureStream, SeededStream
+from fl_core.training.batches import columns_of, micro_batches
+from fl_core.training.capture import Capture
+from fl_core.training.private_training import (
+    clipped_rows,
+    clipped_sum,
+    noised_gradient,
+    require_private,
+    row_gradients,
+)
+from fl_core.training.trainee import Trainee, trainee_of
+
+torch.set_num_threads(1)
+
+# Between the smallest and the largest norm of the rows below, so that some are clipped.
+CLIP = {"classification": 3.0, "causal_lm": 0.35}
+MODELS = [
+    pytest.param(CLASSES, {}, id="classes"),
+    pytest.param(CLASSES, {"rule": "ffa_lora"}, id="classes-ffa"),
+    pytest.param(ANSWERS, {}, id="answers"),
+]
+
+
+def one_by_one(model: AdaptedModel, rows: EncodedRows, clip_norm: float):
+    """The definition: autograd on one unpadded batch of one row at a time."""
+    parameters = model.trainable_parameters()
+    total = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in parameters.items()}
+    norms = []
+    for i in range(len(rows)):
+        row = columns_of(take(rows, slice(i, i + 1))).tensors
+        logits = model(row["input_ids"], row["attention_mask"])
+        loss = row_losses(logits, row["labels"]).sum()
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        norm = torch.sqrt(sum(g.double().square().sum() for g in gradients))
+        norms.append(float(norm))
+        factor = min(1.0, clip_norm / float(norm)) if norm > 0 else 1.0
+        for name, gradient in zip(parameters, gradients, strict=True):
+            total[name] += factor * gradient.double()
+    return total, norms
+
+
+def private_sum(model: AdaptedModel, rows: EncodedRows, clip_norm: float, micro_batch: int = 4):
+    columns = columns_of(rows)
+    batches = micro_batches(columns, np.arange(len(rows)), micro_batch)
+    return clipped_sum(trainee_of(model), batches, clip_norm=clip_norm, dummy=columns.dummy)
+
+
+@pytest.mark.parametrize(("task", "changes"), MODELS)
+def test_clipped_sum_equals_one_backward_pass_per_row(task: TaskSpec, changes):
+    model, rows = tiny_model(task, **changes), tiny_rows(task, 10)
+    expected, norms = one_by_one(model, rows, CLIP[task.kind])
+
+    found = private_sum(model, rows, CLIP[task.kind])
+
+    assert min(norms) < CLIP[task.kind] < max(norms)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        error = (found[name] - tensor).abs().max() / tensor.abs().max()
+        assert error < 2e-5, name
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 10, 32])
+def test_sum_does_not_depend_on_the_micro_batch(micro_batch):
+    model, rows = tiny_model(CLASSES), tiny_rows(CLASSES, 10)
+    expected, _ = one_by_one(model, rows, 1.0)
+
+    found = private_sum(model, rows, 1.0, micro_batch)
+
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=2e-5, atol=2e-6)
+
+
+def test_clipping_bounds_every_row_over_all_tensors_together():
+    model, rows = tiny_model(CLASSES), tiny_rows(CLASSES, 8)
+    trainee = trainee_of(model)
+    (micro,) = micro_batches(columns_of(rows), np.arange(8), 8)
+
+    with Capture(trainee, n_rows=8) as capture:
+        gradients = row_gradients(trainee, micro, capture)
+    clipped = clipped_rows(gradients, micro.is_row, 0.1)
+
+    norms = torch.sqrt(sum(g.flatten(1).square().sum(dim=1) for g in clipped.values()))
+    torch.testing.assert_close(norms, torch.full((8,), 0.1, dtype=torch.float64))
+
+
+def test_row_under_the_clip_norm_is_left_as_it_is():
+    gradients = {"w": torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])}
+
+    clipped = clipped_rows(gradients, torch.tensor([True, True, True]), 1.0)
+
+    # Norms are 5, 0.5 and 0: the first is scaled by 1/5.
+    expected = torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(clipped["w"], expected, rtol=1e-6, atol=1e-8)
+
+
+def test_huge_finite_gradient_is_clipped_and_not_lost_in_its_own_square():
+    gradients = {"w": torch.tensor([[3e30, 4e30]])}  # its square is above float32's 3.4e38
+
+    clipped = clipped_rows(gradients, torch.tensor([True]), 1.0)
+
+    torch.testing.assert_close(clipped["w"], torch.tensor([[0.6, 0.8]], dtype=torch.float64))
+
+
+def test_answer_loss_is_the_mean_over_the_rows_own_answer_tokens():
+    logits = torch.zeros(2, 4, 5)
+    logits[0, 1, 3] = 2.0
+    labels = torch.tensor([[-100, -100, 3, 4], [-100, -100, -100, -100]])
+
+    losses = row_losses(logits, labels)
+
+    # Token 3 has log-probability 2 - ln(e^2 + 4); token 4 is one of five alike, ln 5.
+    expected = (np.log(np.e**2 + 4) - 2 + np.log(5)) / 2
+    np.testing.assert_allclose(losses.numpy(), [expected, 0.0], rtol=1e-6)
+
+
+def test_row_without_answer_adds_nothing():
+    model, rows = tiny_model(ANSWERS), tiny_rows(ANSWERS, 5)
+    rows.labels[2] = -100
+    expected = private_sum(model, take(rows, [0, 1, 3, 4]), 1.0)
+
+    found = private_sum(model, rows, 1.0)
+
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def test_padding_changes_no_gradient():
+    model, rows = tiny_model(CLASSES), tiny_rows(CLASSES, 6)
+    other = take(rows, slice(None))
+    other.input_ids[other.attention_mask == 0] = 7
+    expected = private_sum(model, rows, 1.0)
+
+    found = private_sum(model, other, 1.0)
+
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-8)
+
+
+class Twice(nn.Module):
+    """Uses one layer two times, and one with a frozen weight and a trained bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.shift = nn.Linear(4, 3)
+        self.shift.weight.requires_grad_(requires_grad=False)
+
+    def forward(self, x):
+        return self.shift(torch.tanh(self.inner(torch.tanh(self.inner(x)))))
+
+
+def plain_trainee(module: nn.Module) -> Trainee:
+    trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    return Trainee(module, trained, lambda m, batch: row_losses(m(batch["x"]), batch["labels"]))
+
+
+def plain_probe(width: int = 4, n: int = 2):
+    torch.manual_seed(5)
+    return {"x": torch.randn(n, width), "labels": torch.arange(n) % 2}
+
+
+def test_layer_used_twice_adds_its_gradients_before_the_norm():
+    torch.manual_seed(0)
+    trainee = plain_trainee(Twice())
+    batch = plain_probe(n=6)
+
+    with Capture(trainee, n_rows=6) as capture:
+        trainee.losses(trainee.module, batch).sum().backward()
+        captured = capture.take()
+
+    for i in range(6):
+        loss = trainee.losses(trainee.module, {n: t[i : i + 1] for n, t in batch.items()}).sum()
+        names = sorted(trainee.parameters)
+        expected = torch.autograd.grad(loss, [trainee.parameters[n] for n in names])
+        for name, gradient in zip(names, expected, strict=True):
+            torch.testing.assert_close(captured[name][i], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_recomputation_by_checkpointing_counts_once():
+    torch.manual_seed(0)
+    module = Twice()
+    trainee = plain_trainee(module)
+    batch = plain_probe(n=3)
+    with Capture(trainee, n_rows=3) as capture:
+        trainee.losses(module, batch).sum().backward()
+        expected = capture.take()
+
+        logits = torch.utils.checkpoint.checkpoint(module, batch["x"], use_reentrant=False)
+        row_losses(logits, batch["labels"]).sum().backward()
+        found = capture.take()
+
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient)
+
+
+def test_layers_compute_as_before_once_the_capture_is_closed():
+    module = Twice()
+    batch = plain_probe()
+
+    with Capture(plain_trainee(module), n_rows=2):
+        pass
+    module(batch["x"]).sum().backward()
+
+    assert module.inner.weight.grad is not None
+    assert "forward" not in vars(module.inner)
+
+
+class Functional(nn.Module):
+    """Uses a linear layer's weight past the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.out = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.out(self.layer(x) + x @ self.layer.weight)
+
+
+class Tied(nn.Module):
+    """Two layers over one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+class MeanOfBatch(nn.Module):
+    """Subtracts the batch mean: one row's loss depends on the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.layer(x - x.mean(dim=0))
+
+
+class RowsFlattened(nn.Module):
+    """Hides the rows: the layer sees twice as many first entries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.layer(x.reshape(-1, 2)).reshape(len(x), -1)
+
+
+def with_dora() -> nn.Module:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=2, target_modules=["0"], use_dora=True)
+    return inject_adapter_in_model(config, nn.Sequential(nn.Linear(4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        pytest.param(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), "1.weight", id="layer-norm"),
+        pytest.param(
+            nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), "1.weight", id="batch-norm"
+        ),
+        pytest.param(nn.Sequential(nn.Embedding(9, 4)), "0.weight", id="embedding"),
+        pytest.param(nn.Sequential(nn.Conv1d(1, 1, 1)), "0.weight", id="convolution"),
+        pytest.param(nn.MultiheadAttention(4, 2), "in_proj_weight", id="attention"),
+        pytest.param(Tied(), "first.weight", id="tied"),
+        pytest.param(with_dora(), "lora_magnitude_vector", id="dora"),
+        pytest.param(Functional(), "layer.weight", id="used-past-its-layer"),
+        pytest.param(MeanOfBatch(), "layer.weight", id="batch-mean"),
+        pytest.param(RowsFlattened(), "layer.weight", id="rows-flattened"),
+    ],
+)
+def test_uncovered_tensor_is_refused_by_name(module, name):
+    trainee = plain_trainee(module)
+
+    with pytest.raises(TrainingError, match=name.replace(".", r"\.")):
+        require_private(trainee, plain_probe())
+
+
+def test_gradient_that_is_asked_for_but_not_trained_is_refused_by_name():
+    module = Twice()
+    trainee = Trainee(module, {"inner.weight": module.inner.weight}, plain_trainee(module).losses)
+
+    with pytest.raises(TrainingError, match=r"inner\.bias"):
+        Capture(trainee, n_rows=2)
+
+
+@pytest.mark.parametrize("task", [CLASSES, ANSWERS], ids=["classes", "answers"])
+def test_adapted_models_are_covered(task):
+    model = tiny_model(task)
+    rows = tiny_rows(task, 2)
+
+    require_private(trainee_of(model), columns_of(rows).tensors)
+
+
+def test_noise_has_the_stddev_of_the_plan_and_the_public_divisor():
+    total = {"w": torch.full((400, 500), 7.0, dtype=torch.float64)}
+    plan = noise_plan(clip_norm=0.5, multiplier=1.2)
+
+    gradient = noised_gradient(total, noise=plan, divisor=4.0, stream=SeededStream(3))["w"]
+
+    # stddev 1.2 * 0.5 / 4 = 0.15. The sample's relative error has stddev 1/sqrt(2 * 200000)
+    # = 0.16 %; 5 of these is a false alarm of 6e-7. The mean's stddev is 0.15/sqrt(200000).
+    assert abs(float(gradient.double().std()) / 0.15 - 1) < 5 * 0.0016
+    assert abs(float(gradient.double().mean()) - 7 / 4) < 5 * 0.15 / np.sqrt(200_000)
+
+
+def test_noise_differs_between_steps_and_tensors():
+    total = {"a": torch.zeros(50, dtype=torch.float64), "b": torch.zeros(50, dtype=torch.float64)}
+    stream = SecureStream()
+
+    first, second = (
+        noised_gradient(total, noise=noise_plan(), divisor=1.0, stream=stream) for _ in range(2)
+    )
+
+    draws = torch.cat([first["a"], first["b"], second["a"], second["b"]])
+    assert len(draws.unique()) == 200
