@@ -1,0 +1,129 @@
+"""What a campaign will cost before anything runs, and what a site's budget still holds.
+
+Forecasts use the accountant that will charge, on a coarser grid where only a display needs them:
+coarse answers are higher by a fraction of a percent, never lower.
+"""
+
+from collections.abc import Sequence
+
+from fl_core.campaign.campaign import Campaign
+from fl_core.campaign.guarantees import RecordDp
+from fl_core.errors import IncompatibleParts
+from fl_core.privacy.accounting import LIVE_GRID, RECORD_GRID, epsilon
+from fl_core.privacy.calibration import calibrate_noise_multiplier
+from fl_core.privacy.events import dpsgd_event, merged
+from fl_core.privacy.policy import SitePolicy, spend
+from fl_core.updates.records import EventRecord, NonPrivateEvent, SelfComposedEvent
+
+MAX_ROUNDS = 9999
+
+
+def schedule(campaign: Campaign, *, grid: float = LIVE_GRID) -> list[float]:
+    """Return epsilon after each round, at the campaign's delta, by PLD.
+
+    For one record of a site that takes part in every round, counting this campaign alone. Empty
+    under NoPrivacy.
+
+    Raises:
+        IncompatibleParts: The noise is still open; ``locked_noise`` finds it.
+    """
+    if campaign.privacy.record is None:
+        return []
+    return [
+        epsilon_after(campaign, number, grid=grid) for number in range(1, campaign.max_rounds + 1)
+    ]
+
+
+def epsilon_after(campaign: Campaign, rounds: int, *, grid: float = RECORD_GRID) -> float:
+    """Return the campaign's own epsilon after so many rounds, by PLD at its delta.
+
+    Raises:
+        IncompatibleParts: No RecordDp, or its noise is still open.
+    """
+    record = campaign.privacy.record
+    if record is None:
+        raise IncompatibleParts(f"campaign {campaign.id!r} states no privacy.record to account for")
+    event = _campaign_event(record, campaign.training.local_steps * rounds)
+    return epsilon([event], delta=record.delta, grid=grid)
+
+
+def rounds_left(policy: SitePolicy, events: Sequence[EventRecord], event: EventRecord) -> int:
+    """Return how many more rounds of ``event`` a policy allows after ``events``, at most 9999.
+
+    0 for an event without guarantee: nothing is left to count.
+    """
+    if isinstance(event, NonPrivateEvent) or not merged([event]):
+        return 0
+
+    def fits(rounds: int) -> bool:
+        after = spend(policy, [*events, SelfComposedEvent(event=event, count=rounds)])
+        return after.epsilon <= policy.epsilon
+
+    left = spend(policy, events).series_steps_left
+    per_round = sum(count for _, count in merged([event]))
+    # The end of the series is the usual answer, so it is tried first.
+    low, high = 0, 1
+    if left is not None and fits(in_series := max(left // per_round, 1)):
+        if not fits(in_series + 1):
+            return in_series
+        low, high = in_series, 2 * in_series
+    while high <= MAX_ROUNDS and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return min(low, MAX_ROUNDS)
+
+
+def require_campaign_budget(campaign: Campaign) -> None:
+    """Check that all rounds together keep the campaign's own epsilon, by PLD.
+
+    Raises:
+        IncompatibleParts: They do not; names the noise that would. Or the noise is still open.
+    """
+    record = campaign.privacy.record
+    if record is None:
+        return
+    after = epsilon_after(campaign, campaign.max_rounds)
+    if after > record.epsilon:
+        needed = calibrate_noise_multiplier(
+            epsilon=record.epsilon,
+            delta=record.delta,
+            sampling_rate=record.sampling_rate,
+            steps=campaign.total_steps,
+        )
+        raise IncompatibleParts(
+            f"privacy.record.noise_multiplier {record.noise_multiplier:g} brings epsilon to "
+            f"{after:.2f} after {campaign.max_rounds} rounds, more than {record.epsilon:g} at "
+            f"delta {record.delta:g}; use {needed:g} or more, fewer rounds, or a higher epsilon"
+        )
+
+
+def locked_noise(campaign: Campaign) -> float | None:
+    """Return the noise multiplier that locking writes down: stated, else calibrated.
+
+    Calibrated to ``max_rounds x local_steps`` steps, so that a site that takes part in every round
+    ends at or under the campaign's epsilon. None without RecordDp.
+
+    Raises:
+        IncompatibleParts: No noise keeps the campaign's epsilon.
+    """
+    record = campaign.privacy.record
+    if record is None:
+        return None
+    return record.noise_multiplier or calibrate_noise_multiplier(
+        epsilon=record.epsilon,
+        delta=record.delta,
+        sampling_rate=record.sampling_rate,
+        steps=campaign.total_steps,
+    )
+
+
+def _campaign_event(record: RecordDp, steps: int) -> EventRecord:
+    if record.noise_multiplier is None:
+        raise IncompatibleParts(
+            "privacy.record.noise_multiplier is open; lock the campaign to calibrate it"
+        )
+    return dpsgd_event(
+        noise_multiplier=record.noise_multiplier, sampling_rate=record.sampling_rate, steps=steps
+    )

@@ -1,0 +1,213 @@
+"""The ledger of one protected dataset: append-only, signed, chained by hash.
+
+A charge is durable before the first private forward pass, and a reserve counts as spent: a crash
+may cost budget, never privacy. Appending is optimistic. Entry n+1 is written with put_once; who
+loses reads again and decides again, so the decision is always about exactly the entries before
+the one that is written. Epsilon is never stored; it is derived from the events.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import to_bytes
+from fl_core.artifacts.store import ObjectStore
+from fl_core.errors import LedgerConflict, LedgerCorrupt, PolicyRefused
+from fl_core.privacy.ledger_entries import NO_ENTRY, Chain, LedgerEntry, read_ledger
+from fl_core.privacy.policy import Spend, Terms
+from fl_core.updates.records import EventRecord
+from fl_core.updates.signing import public_hex, sign
+
+# Every loss means that another writer succeeded; so many in a row means something else is wrong.
+MAX_ATTEMPTS = 1000
+
+
+class Ledger:
+    """A site's ledger, opened with the site's key; safe to open in many processes at once.
+
+    Args:
+        store: The ledger's own store: durable, at the site, on a local disk.
+        dataset: Opaque id of the protected data.
+        unit: Unit of protection.
+        key: The site's signing key.
+        clock: Source of the entries' times.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        dataset: str,
+        unit: str,
+        key: Ed25519PrivateKey,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._store = store
+        self._key = key
+        self._clock = clock
+        self.dataset = dataset
+        self.unit = unit
+
+    @classmethod
+    def create(
+        cls, store: ObjectStore, *, dataset: str, unit: str, key: Ed25519PrivateKey, now: datetime
+    ) -> Self:
+        """Write the genesis of a new ledger and return it open.
+
+        Raises:
+            PolicyRefused: There is a ledger in this store; a second one would forget what is spent.
+        """
+        ledger = cls(store, dataset=dataset, unit=unit, key=key)
+        genesis = LedgerEntry(
+            seq=1, dataset=dataset, unit=unit, kind="genesis", time=now, previous_sha256=NO_ENTRY
+        )
+        is_taken = bool(store.list(keys.LEDGER))
+        if is_taken or not store.put_once(keys.ledger_entry(1), to_bytes(sign(genesis, key))):
+            raise PolicyRefused(
+                f"there is a ledger for dataset {dataset!r} already; a second genesis would forget "
+                "what is spent, so keep the ledger, or use another dataset id for other rows"
+            )
+        return ledger
+
+    def chain(self) -> Chain:
+        """Return the whole ledger after checking every entry.
+
+        Raises:
+            LedgerCorrupt: With the first entry that does not hold; there is no genesis; or the
+                ledger is about another dataset or unit.
+        """
+        chain = read_ledger(self._store, public_hex(self._key))
+        own = (chain.entries[0].dataset, chain.entries[0].unit)
+        if own != (self.dataset, self.unit):
+            raise LedgerCorrupt(
+                f"the ledger is about dataset {own[0]!r}, unit {own[1]!r}, the policy about "
+                f"{self.dataset!r}, {self.unit!r}; one ledger belongs to one dataset and unit"
+            )
+        return chain
+
+    def entries(self) -> list[LedgerEntry]:
+        """Return all entries, checked; raises as ``chain`` does."""
+        return self.chain().entries
+
+    def events(self) -> list[EventRecord]:
+        """Return the events of all reserves, checked; raises as ``chain`` does."""
+        return self.chain().events()
+
+    def head(self) -> tuple[int, str]:
+        """Return sequence and hash of the last entry; raises as ``chain`` does."""
+        chain = self.chain()
+        return chain.entries[-1].seq, chain.head_sha256
+
+    def reserve(
+        self,
+        *,
+        campaign_digest: str,
+        round_number: int,
+        plan_sha256: str,
+        event: EventRecord,
+        require: Callable[[Sequence[EventRecord]], object],
+    ) -> LedgerEntry:
+        """Charge one round, or return the charge made for it before.
+
+        Args:
+            campaign_digest: Campaign that the site pinned.
+            round_number: Round, from 1.
+            plan_sha256: Hash of the plan that the site accepted.
+            event: The whole round's event, from the noise that the site built itself.
+            require: Decides on the events that precede the entry, and raises to refuse. A ``Spend``
+                that it returns fixes the terms of this and all later charges.
+
+        Raises:
+            PolicyRefused: The round was charged for another plan or event (SOUNDNESS, rule 9), or
+                the terms differ from those of an earlier charge (rule 15).
+            LedgerConflict: Other writers won every attempt.
+            LedgerCorrupt: The ledger does not hold.
+        """
+        for _ in range(MAX_ATTEMPTS):
+            chain = self.chain()
+            earlier = chain.reserve_of(campaign_digest, round_number)
+            if earlier is not None:
+                return _require_same_charge(earlier, plan_sha256, event)
+            decided = require(chain.events())
+            terms = decided.terms if isinstance(decided, Spend) else None
+            _require_same_terms(chain.entries, terms)
+            entry = LedgerEntry(
+                **self._next_fields(chain),
+                kind="reserve",
+                campaign_digest=campaign_digest,
+                round=round_number,
+                plan_sha256=plan_sha256,
+                event=event,
+                terms=terms,
+            )
+            if (written := self._append(entry)) is not None:
+                return written
+        raise LedgerConflict(f"ledger of {self.dataset!r} was busy {MAX_ATTEMPTS} times; try again")
+
+    def commit(self, reserve: LedgerEntry) -> LedgerEntry:
+        """Note that the update of a reserve is in the outbox; a second time changes nothing.
+
+        Raises:
+            LedgerCorrupt: The reserve is not in this ledger, or the ledger does not hold.
+            LedgerConflict: Other writers won every attempt.
+        """
+        for _ in range(MAX_ATTEMPTS):
+            chain = self.chain()
+            if reserve not in chain.entries:
+                raise LedgerCorrupt(
+                    f"reserve {reserve.seq} is not in the ledger of {self.dataset!r}; it was "
+                    "rolled back or is another ledger's"
+                )
+            for entry in chain.entries:
+                if entry.reserve_seq == reserve.seq:
+                    return entry
+            entry = LedgerEntry(
+                **self._next_fields(chain),
+                kind="commit",
+                campaign_digest=reserve.campaign_digest,
+                round=reserve.round,
+                plan_sha256=reserve.plan_sha256,
+                reserve_seq=reserve.seq,
+            )
+            if (written := self._append(entry)) is not None:
+                return written
+        raise LedgerConflict(f"ledger of {self.dataset!r} was busy {MAX_ATTEMPTS} times; try again")
+
+    def _next_fields(self, chain: Chain) -> dict[str, Any]:
+        return {
+            "seq": len(chain.entries) + 1,
+            "dataset": self.dataset,
+            "unit": self.unit,
+            "time": self._clock(),
+            "previous_sha256": chain.head_sha256,
+        }
+
+    def _append(self, entry: LedgerEntry) -> LedgerEntry | None:
+        signed = sign(entry, self._key)
+        return (
+            signed if self._store.put_once(keys.ledger_entry(entry.seq), to_bytes(signed)) else None
+        )
+
+
+def _require_same_charge(earlier: LedgerEntry, plan_sha256: str, event: EventRecord) -> LedgerEntry:
+    if earlier.plan_sha256 != plan_sha256 or earlier.event != event:
+        what = "plan" if earlier.plan_sha256 != plan_sha256 else "event"
+        raise PolicyRefused(
+            f"round {earlier.round} was charged as entry {earlier.seq} for another {what}; "
+            "a round is trained for one plan only, so a second one is refused"
+        )
+    return earlier
+
+
+def _require_same_terms(entries: Sequence[LedgerEntry], terms: Terms | None) -> None:
+    for entry in entries:
+        if terms is None or entry.terms is None or entry.terms == terms:
+            continue
+        field = "series" if entry.terms.rdp_order == terms.rdp_order else "rdp_order"
+        raise PolicyRefused(
+            f"policy field {field!r} is not what entry {entry.seq} was charged under; it is fixed "
+            f"by the first charge: set it back ({entry.terms.model_dump_json(exclude_none=True)})"
+        )

@@ -1,0 +1,289 @@
+"""What is promised and spent, to whom: a site's signed budget, and the statement of a version.
+
+The statement is generated from the frozen campaign and the sites' signed budgets, never written by
+hand, and is made for a data-protection officer: what is protected, by how much, against whom, all
+that leaves a site (a closed list: SOUNDNESS, rule 17), and as plainly what is not covered.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from fl_core.artifacts.documents import Document
+from fl_core.campaign.campaign import Campaign
+from fl_core.campaign.guarantees import RecordDp
+from fl_core.campaign.specs import Count, Name, Sha256
+from fl_core.errors import PrivacyError
+from fl_core.privacy.forecast import epsilon_after, rounds_left
+from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.ledger_entries import LedgerEntry
+from fl_core.privacy.policy import SitePolicy, spend
+from fl_core.updates.records import BudgetStatement
+from fl_core.updates.signing import SigningKey, sign
+
+
+def budget_statement(
+    *, site: str, ledger: Ledger, policy: SitePolicy, reserve: LedgerEntry, key: SigningKey
+) -> BudgetStatement:
+    """Return the site's signed statement about its budget, after the charge ``reserve``.
+
+    Speaks of all campaigns on the dataset, at the policy's own delta and unit.
+
+    Raises:
+        PrivacyError: ``reserve`` charges no event of a round with a guarantee, or a release without
+            one was charged before, so there is no finite epsilon to state.
+        LedgerCorrupt: The ledger does not hold.
+    """
+    chain = ledger.chain()
+    spent = spend(policy, chain.events())
+    if reserve.campaign_digest is None or reserve.round is None or reserve.event is None:
+        raise PrivacyError(f"ledger entry {reserve.seq} is a {reserve.kind}, not a charge")
+    if spent.epsilon == float("inf"):
+        raise PrivacyError(
+            f"dataset {policy.dataset!r} has no finite epsilon to state; "
+            "a release without guarantee was charged, or its series leaves no delta to RDP"
+        )
+    statement = BudgetStatement(
+        site=site,
+        campaign_digest=reserve.campaign_digest,
+        round=reserve.round,
+        dataset=policy.dataset,
+        unit=policy.unit,
+        epsilon=spent.epsilon,
+        epsilon_limit=policy.epsilon,
+        delta=policy.delta,
+        accountant=spent.accountant,
+        rounds_left=rounds_left(policy, chain.events(), reserve.event),
+        ledger_seq=chain.entries[-1].seq,
+        ledger_head_sha256=chain.head_sha256,
+    )
+    return sign(statement, key)
+
+
+class SiteSpend(Document):
+    """One site's own statement, over all campaigns on its dataset.
+
+    Attributes:
+        site: Who stated it.
+        epsilon: Spent; at ``delta``.
+        epsilon_limit: The site's limit.
+        delta: The site's delta.
+        accountant: Which accountant decided at the site.
+        rounds_left: Rounds of this campaign that the site's policy still allows.
+        ledger_seq: Last ledger entry that the statement covers.
+        ledger_head_sha256: Its hash.
+    """
+
+    site: Name
+    epsilon: float
+    epsilon_limit: float
+    delta: float
+    accountant: Literal["pld", "rdp"]
+    rounds_left: int
+    ledger_seq: Count
+    ledger_head_sha256: Sha256
+
+
+class Noise(Document):
+    """How the guarantee is kept: the public numbers of every noised step."""
+
+    mechanism: str
+    clip_norm: float
+    noise_multiplier: float
+    noise_stddev: float
+    sampling_rate: float
+    steps_per_round: Count
+
+
+class Leaving(Document):
+    """One kind of thing that leaves a site, and how it depends on rows."""
+
+    what: str
+    protection: str
+
+
+class Claim(Document):
+    """What holds against one adversary."""
+
+    against: str
+    holds: str
+
+
+class PrivacyStatement(Document):
+    """What is promised about one released version.
+
+    Attributes:
+        campaign: Id of the campaign.
+        campaign_digest: Its digest.
+        round: Round that released the version; it builds on all rounds before it.
+        guarantee: ``record_dp``, or ``none``.
+        reason: Why there is no guarantee; empty otherwise.
+        unit: What is protected: one row of one site; None without guarantee.
+        adjacency: Neighbouring relation; None without guarantee.
+        epsilon: Of this campaign alone, for a row of a site that took part in every round so far.
+        delta: Of the campaign.
+        accountant: Which accountant gave ``epsilon``.
+        noise: How it is kept; None without guarantee.
+        sites: Spend by site over all its campaigns, as the sites signed it.
+        not_stated: Sites of the campaign without a statement for this round.
+        worst_epsilon: Largest of the sites' spends; None if none is stated.
+        leaves_site: Everything that leaves a site.
+        outside_claim: What the numbers do not cover.
+        claims: What holds against whom.
+    """
+
+    campaign: Name
+    campaign_digest: Sha256
+    round: Count
+    guarantee: Literal["record_dp", "none"]
+    reason: str = ""
+    unit: str | None = None
+    adjacency: str | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    accountant: Literal["pld"] | None = None
+    noise: Noise | None = None
+    sites: tuple[SiteSpend, ...] = ()
+    not_stated: tuple[Name, ...] = ()
+    worst_epsilon: float | None = None
+    leaves_site: tuple[Leaving, ...] = Field(min_length=1)
+    outside_claim: tuple[str, ...] = Field(min_length=1)
+    claims: tuple[Claim, ...] = Field(min_length=1)
+
+
+def privacy_statement(
+    campaign: Campaign, *, budgets: Mapping[str, BudgetStatement], round_number: int
+) -> PrivacyStatement:
+    """Return the statement of the version that ``round_number`` released.
+
+    Args:
+        campaign: The locked campaign.
+        budgets: Verified statements by site; sites that stated nothing are named as such.
+        round_number: From 1.
+
+    Raises:
+        CampaignError: The campaign is not locked.
+    """
+    record = campaign.privacy.record
+    if record is None:
+        return PrivacyStatement(
+            campaign=campaign.id,
+            campaign_digest=campaign.digest,
+            round=round_number,
+            guarantee="none",
+            reason="" if campaign.privacy.none is None else campaign.privacy.none.reason,
+            leaves_site=(_UPDATE_PLAIN, *_LEAVES_ALWAYS),
+            outside_claim=("everything: no guarantee is made for any row",),
+            claims=(Claim(against="anybody", holds="nothing is claimed"),),
+        )
+    sites = tuple(_site_spend(budgets[site]) for site in sorted(budgets))
+    return PrivacyStatement(
+        campaign=campaign.id,
+        campaign_digest=campaign.digest,
+        round=round_number,
+        guarantee="record_dp",
+        unit=record.unit,
+        adjacency=record.adjacency,
+        epsilon=epsilon_after(campaign, round_number),
+        delta=record.delta,
+        accountant="pld",
+        noise=_noise(campaign, record),
+        sites=sites,
+        not_stated=tuple(sorted(set(campaign.sites) - set(budgets))),
+        worst_epsilon=max((site.epsilon for site in sites), default=None),
+        leaves_site=(_UPDATE_NOISED, *_LEAVES_ALWAYS, _CHARGE, _BUDGET),
+        outside_claim=(*_OUTSIDE, _holdout(campaign)),
+        claims=_CLAIMS,
+    )
+
+
+def _site_spend(budget: BudgetStatement) -> SiteSpend:
+    shared = set(SiteSpend.model_fields) & set(BudgetStatement.model_fields)
+    return SiteSpend.model_validate(budget.model_dump(include=shared))
+
+
+def _noise(campaign: Campaign, record: RecordDp) -> Noise:
+    multiplier = record.noise_multiplier or 0.0
+    return Noise(
+        mechanism=record.mechanism,
+        clip_norm=record.clip_norm,
+        noise_multiplier=multiplier,
+        noise_stddev=multiplier * record.clip_norm,
+        sampling_rate=record.sampling_rate,
+        steps_per_round=campaign.training.local_steps,
+    )
+
+
+def _holdout(campaign: Campaign) -> str:
+    holdout = campaign.evaluation.holdout
+    return (
+        f"the holdout {holdout.name!r} (SHA-256 {holdout.sha256}): declared public rows of the "
+        "coordinator; a person in it is not protected there"
+    )
+
+
+_UPDATE_NOISED = Leaving(
+    what="the update: change of the adapter's tensors",
+    protection="every step clipped per row, noised and charged before it left",
+)
+_UPDATE_PLAIN = Leaving(
+    what="the update: change of the adapter's tensors", protection="none: trained on rows as is"
+)
+_LEAVES_ALWAYS = (
+    Leaving(
+        what="its signed manifest: names, shapes, length and hashes, number of steps, version",
+        protection="public numbers, and a hash of the update",
+    ),
+    Leaving(
+        what="the gate's bit and the names of broken rules",
+        protection="depends on the rows; judged once per dataset version; outside the claim",
+    ),
+    Leaving(
+        what="a refusal: one of gate, budget, policy, no_update",
+        protection="gate and no_update are outside the claim; the others do not depend on rows",
+    ),
+    Leaving(
+        what="when things happen: start, upload, states of the site's tasks",
+        protection="depends on rows drawn and read; outside the claim",
+    ),
+)
+_CHARGE = Leaving(
+    what="the charge: the round's event and its number in the ledger",
+    protection="public numbers; the number shows how often this dataset was used",
+)
+_BUDGET = Leaving(
+    what="the budget statement: epsilon, limit, delta, rounds left, ledger head",
+    protection="follows from public events of all campaigns, not from rows",
+)
+_OUTSIDE = (
+    "timing: durations may reveal how many rows were drawn or read",
+    "the gate's bit and names of broken rules, which depend on the rows",
+    (
+        "choices made by looking at results: learning rate, clip and rounds tuned on private data "
+        "would have to be charged, and are not"
+    ),
+    "a person with several rows, or at several sites: what each of them costs adds up",
+    "side channels of the site's machine, and rounding of floating-point noise",
+    "updates that are missing for causes like disk or network (no_update), which are charged",
+)
+_CLAIMS = (
+    Claim(
+        against="a reader of the models, MLflow or the store",
+        holds="epsilon and delta as stated, for every row of every site",
+    ),
+    Claim(
+        against="another site",
+        holds="epsilon and delta as stated: noise is added at the site, no other site knows it",
+    ),
+    Claim(
+        against="the coordinator",
+        holds="epsilon and delta as stated: a site takes noise from the campaign it approved and "
+        "charges its own ledger, whatever the coordinator plans",
+    ),
+    Claim(
+        against="a site that cheats",
+        holds="rows of other sites stay protected as stated; its own rows and the model's quality "
+        "are in its hands",
+    ),
+)
