@@ -179,12 +179,18 @@ def _load_base(path: Path, *, is_classifier: bool) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-    place, options = (path.parent, {"gguf_file": path.name}) if path.is_file() else (path, {})
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    place = path
+    if path.is_file():
+        place, options["gguf_file"] = path.parent, path.name
     kind = AutoModel if is_classifier else AutoModelForCausalLM
+    # Eager attention is what the adapter was trained with.
     base = kind.from_pretrained(
-        str(place), dtype=torch.float32, trust_remote_code=False, local_files_only=True, **options
+        str(place), dtype=torch.float32, attn_implementation="eager", **options
     )
-    tokenizer = AutoTokenizer.from_pretrained(str(place), local_files_only=True, **options)
+    tokenizer = AutoTokenizer.from_pretrained(str(place), padding_side="right", **options)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     return base.eval(), tokenizer
 
 

@@ -4,11 +4,11 @@ import socket
 from typing import Any
 
 import pytest
+from round_logs import NO_PRIVACY, digest_of, make_campaign, released, skipped
 
 from fl_core.errors import ObjectCorrupt, StoreError, StoreUnavailable
 from tasks.tracking import close_campaign, log_round, write_round
 from tasks.tracking_client import connect
-from tests.integration.round_logs import NO_PRIVACY, digest_of, make_campaign, released, skipped
 
 
 class Crash(Exception):
