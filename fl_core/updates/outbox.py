@@ -1,0 +1,265 @@
+"""The site's outbox: whatever leaves is put here first, once per exchange.
+
+One charge pays for one released draw of noise (SOUNDNESS, rule 11). Two processes of one site, one
+of them thought dead, must not let two noised trainings out, and a training that failed must not be
+tried again until it fits. Both rest on one write-once object per exchange, ``end.json``: the first
+of *committed* and *failed* to be written is how the exchange ended, for everybody and for good.
+Whoever comes later gets what is stored and sends that.
+
+Layout below the exchange's prefix (``artifacts.keys.exchange``)::
+
+    plan.json                the plan's hash that this exchange belongs to
+    attempts/1.json, 2.json  written before a training starts
+    files/<sha256>           contents of a commit; those of a lost one stay unreferenced
+    end.json                 committed with the hash of every file, or failed with a code
+
+Files lie under their own hash, so the files of two attempts never mix. The caller holds
+``exclusive`` while it trains; without it two attempts could run at once, and still only one of
+them could leave. No random state and nothing about rows is written here, but the payload itself
+is: the folder belongs to the site and stays there.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fl_core.artifacts.documents import (
+    D,
+    Document,
+    read_document,
+    sha256_hex,
+    to_bytes,
+    write_document,
+)
+from fl_core.artifacts.store import ObjectStore
+from fl_core.campaign.specs import Sha256
+from fl_core.errors import (
+    LedgerConflict,
+    ObjectCorrupt,
+    ObjectMissing,
+    PolicyRefused,
+    RoundClosed,
+    StoreUnavailable,
+)
+
+MAX_ATTEMPTS = 2
+_FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+
+
+class BoundPlan(Document):
+    """The one plan that an exchange belongs to."""
+
+    plan_sha256: Sha256
+
+
+class Attempt(Document):
+    """A training was started; written before the first private forward pass."""
+
+    number: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]
+
+
+class Committed(Document):
+    """The exchange ended with files to send: SHA-256 by name."""
+
+    kind: Literal["committed"] = "committed"
+    files: dict[str, Sha256]
+
+
+class Failed(Document):
+    """The exchange ended without an update; the code stays at the site."""
+
+    kind: Literal["failed"] = "failed"
+    code: str
+
+
+class _Ending(Document):
+    """How an exchange ended, whichever way."""
+
+    end: Annotated[Committed | Failed, Field(discriminator="kind")]
+
+
+class Outbox:
+    """Write-once records of what a site sends.
+
+    Args:
+        store: A durable store of the site's own; a LocalStore on a local disk.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def require_plan(self, prefix: str, plan_sha256: str) -> None:
+        """Bind an exchange to a plan, or check that it is bound to this one (rule 9).
+
+        Raises:
+            PolicyRefused: The exchange is bound to another plan.
+        """
+        bound = write_document(self._store, _plan_key(prefix), BoundPlan(plan_sha256=plan_sha256))
+        if bound.plan_sha256 != plan_sha256:
+            raise PolicyRefused(
+                f"exchange {prefix} belongs to plan {bound.plan_sha256[:12]}, found a second plan "
+                f"{plan_sha256[:12]}; a site answers one plan per round, ask the coordinator"
+            )
+
+    def begin_attempt(self, prefix: str) -> int:
+        """Record that a training starts; to be called before the first private forward pass.
+
+        A second attempt is given only where the first has no ending, so where its process died
+        (the caller holds ``exclusive``, so it is not running). There is never a third.
+
+        Returns:
+            1 or 2.
+
+        Raises:
+            PolicyRefused: No plan was bound with ``require_plan``.
+            RoundClosed: The exchange ended, or both attempts were used; it stays charged. Read
+                ``committed`` once more then: another process may just have committed.
+        """
+        if _read(self._store, _plan_key(prefix), BoundPlan) is None:
+            raise PolicyRefused(f"exchange {prefix} is bound to no plan; bind it before training")
+        number = next((n for n in range(1, MAX_ATTEMPTS + 1) if self._claim(prefix, n)), None)
+        # read after the claim: an ending that was written in between must be seen
+        ending = self._ending(prefix)
+        if ending is not None:
+            raise RoundClosed(
+                f"exchange {prefix} has {ending.kind}; nothing is trained for it again"
+            )
+        if number is None:
+            raise RoundClosed(
+                f"exchange {prefix} is over: {MAX_ATTEMPTS} trainings died; it stays charged"
+            )
+        return number
+
+    def commit(self, prefix: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """End the exchange with files to send, and return what is to be sent.
+
+        If another commit was first, the files of that one are returned and these are dropped.
+
+        Args:
+            prefix: The exchange.
+            files: Bytes by name; lower case, digits, ``.``, ``_``, ``-``.
+
+        Raises:
+            PolicyRefused: No attempt was begun.
+            RoundClosed: The exchange ended as failed; these files never leave.
+            ValueError: No files, or a name that is not a plain file name.
+        """
+        if not files or not all(_FILE_NAME.fullmatch(name) for name in files):
+            raise ValueError(f"files to commit must have plain names, found {sorted(files)}")
+        if _read(self._store, _attempt_key(prefix, 1), Attempt) is None:
+            raise PolicyRefused(
+                f"exchange {prefix} was not begun; begin an attempt before training"
+            )
+        hashes = {name: sha256_hex(data) for name, data in files.items()}
+        for name, data in files.items():
+            self._store.put_once(_file_key(prefix, hashes[name]), data)
+        ending = self._write_ending(prefix, Committed(files=hashes))
+        if isinstance(ending, Failed):
+            raise RoundClosed(f"exchange {prefix} has failed before; this update must not leave")
+        return self._files(prefix, ending)
+
+    def committed(self, prefix: str) -> dict[str, bytes] | None:
+        """Return the files to send by name, or None if nothing was committed.
+
+        Raises:
+            ObjectCorrupt: A file is missing, or is not what was committed.
+        """
+        ending = self._ending(prefix)
+        return self._files(prefix, ending) if isinstance(ending, Committed) else None
+
+    def mark_failed(self, prefix: str, code: str) -> bool:
+        """End the exchange after a caught failure: it is never trained again.
+
+        Returns:
+            True if the exchange is over without an update; False if files were committed before,
+            which stay to be sent.
+        """
+        return isinstance(self._write_ending(prefix, Failed(code=code)), Failed)
+
+    def is_closed(self, prefix: str) -> bool:
+        """Say whether no further attempt may start: it ended, or both attempts were used."""
+        last = _read(self._store, _attempt_key(prefix, MAX_ATTEMPTS), Attempt)
+        return last is not None or self._ending(prefix) is not None
+
+    def _claim(self, prefix: str, number: int) -> bool:
+        if self._ending(prefix) is not None:
+            return False
+        data = to_bytes(Attempt(number=number))
+        return self._store.put_once(_attempt_key(prefix, number), data)
+
+    def _ending(self, prefix: str) -> Committed | Failed | None:
+        ending = _read(self._store, _end_key(prefix), _Ending)
+        return None if ending is None else ending.end
+
+    def _write_ending(self, prefix: str, ending: Committed | Failed) -> Committed | Failed:
+        return write_document(self._store, _end_key(prefix), _Ending(end=ending)).end
+
+    def _files(self, prefix: str, ending: Committed) -> dict[str, bytes]:
+        files: dict[str, bytes] = {}
+        for name, sha256 in sorted(ending.files.items()):
+            try:
+                files[name] = self._store.get(_file_key(prefix, sha256))
+            except ObjectMissing as error:
+                raise ObjectCorrupt(
+                    f"{prefix} committed {name!r}, but its bytes are gone"
+                ) from error
+            if sha256_hex(files[name]) != sha256:
+                raise ObjectCorrupt(f"{prefix} holds other bytes for {name!r} than were committed")
+        return files
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock that one process has at a time, until the block or the process ends.
+
+    The kernel frees it when the process is killed; a forked child shares it until it ends as well.
+
+    Args:
+        path: Lock file on a local disk, one per dataset; made if it is not there, never removed.
+
+    Raises:
+        LedgerConflict: Another process holds it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StoreUnavailable(f"cannot open the lock {path}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LedgerConflict(
+                f"another process works on this dataset (lock {path}); wait for it, or end it"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read(store: ObjectStore, key: str, model: type[D]) -> D | None:
+    try:
+        return read_document(store, key, model)
+    except ObjectMissing:
+        return None
+
+
+def _plan_key(prefix: str) -> str:
+    return f"{prefix}plan.json"
+
+
+def _attempt_key(prefix: str, number: int) -> str:
+    return f"{prefix}attempts/{number}.json"
+
+
+def _file_key(prefix: str, sha256: str) -> str:
+    return f"{prefix}files/{sha256}"
+
+
+def _end_key(prefix: str) -> str:
+    return f"{prefix}end.json"
