@@ -10,9 +10,10 @@ from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.guarantees import RecordDp
 from fl_core.errors import IncompatibleParts
 from fl_core.privacy.accounting import LIVE_GRID, RECORD_GRID, epsilon
+from fl_core.privacy.budget import spend
 from fl_core.privacy.calibration import calibrate_noise_multiplier
 from fl_core.privacy.events import dpsgd_event, merged
-from fl_core.privacy.policy import SitePolicy, spend
+from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.updates.records import EventRecord, NonPrivateEvent, SelfComposedEvent
 
 MAX_ROUNDS = 9999

@@ -16,8 +16,9 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.documents import to_bytes
 from fl_core.artifacts.store import ObjectStore
 from fl_core.errors import LedgerConflict, LedgerCorrupt, PolicyRefused
+from fl_core.privacy.budget import Spend
 from fl_core.privacy.ledger_entries import NO_ENTRY, Chain, LedgerEntry, read_ledger
-from fl_core.privacy.policy import Spend, Terms
+from fl_core.privacy.policy_documents import Terms
 from fl_core.updates.records import EventRecord
 from fl_core.updates.signing import public_hex, sign
 

@@ -1,230 +1,118 @@
-"""The site's own limits, and its verdict on every charge.
+"""The site's policy: read from its file, and held against a campaign.
 
-Whoever chooses delta or the unit passes any cap on epsilon, so the site states all of them itself
-and evaluates its whole ledger at its own numbers (SOUNDNESS, rule 10).
-
-Which accountant decides follows SOUNDNESS, rule 15. PLD is valid for one series of equal steps
-approved beforehand, from which campaigns may draw adaptively and stop early. Anything else is
-decided by RDP over all events at one order fixed beforehand. Where a series was approved and other
-events are charged as well, an adversary may choose between the two ways in view of results; the
-deltas of the two then add up (the outcomes split into those that stayed in the series and those
-that left it), so RDP decides at what the series leaves of delta.
+``policy.toml`` belongs to the site's owner: it keeps its comments and is never rewritten by us.
+What a command adds, the approval of one campaign, is a write-once document in the site's own
+store, so a policy is the file plus its approvals. What the ledger may still be charged is decided
+in ``budget``; its names are repeated here, so that whoever enforces a policy imports one module.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+import tomllib
+from pathlib import Path
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AwareDatetime, ValidationError
 
-from fl_core.artifacts.documents import Document
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import from_bytes, write_document
+from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.campaign import Campaign
-from fl_core.campaign.guarantees import Delta, Positive, RecordDp
-from fl_core.campaign.specs import Count, Name, Sha256
-from fl_core.errors import BudgetExhausted, PolicyRefused
-from fl_core.privacy.accounting import (
-    RECORD_GRID,
-    Accountant,
-    delta_of,
-    epsilon,
-    rdp_epsilon_at_order,
-)
-from fl_core.privacy.events import dpsgd_event, merged
-from fl_core.updates.records import EventRecord, NonPrivateEvent
+from fl_core.campaign.guarantees import RecordDp
+from fl_core.campaign.specs import Sha256
+from fl_core.errors import CampaignError, ObjectCorrupt, PolicyRefused
+from fl_core.privacy.budget import Spend, require_allowed_without_guarantee, spend, verdict
+from fl_core.privacy.policy_documents import ANY, Approval, Series, SitePolicy, Terms
+from fl_core.privacy.policy_template import POLICY_TEMPLATE
 
-ANY = "*"
-
-
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Allowed = Annotated[tuple[Sha256 | Literal["*"], ...], BeforeValidator(_listed)]
-
-
-class Series(Document):
-    """Equal steps that campaigns may draw from, approved before the first of them.
-
-    Attributes:
-        noise_multiplier: Noise stddev / clip_norm of every step.
-        sampling_rate: Poisson probability of every step.
-        max_steps: Steps of all campaigns together.
-    """
-
-    noise_multiplier: Positive
-    sampling_rate: Annotated[float, Field(gt=0, le=1)]
-    max_steps: Count
-
-    def event(self, steps: int) -> EventRecord:
-        """Return the event of ``steps`` steps."""
-        return dpsgd_event(
-            noise_multiplier=self.noise_multiplier, sampling_rate=self.sampling_rate, steps=steps
-        )
+__all__ = [
+    "POLICY_TEMPLATE",
+    "Approval",
+    "Series",
+    "SitePolicy",
+    "Spend",
+    "Terms",
+    "approve",
+    "approved_digests",
+    "parse_policy",
+    "read_policy",
+    "require_allowed",
+    "spend",
+    "verdict",
+]
 
 
-class Terms(Document):
-    """What must not change once a ledger is charged: the RDP order and the series."""
-
-    rdp_order: Annotated[float, Field(gt=1)]
-    series: Series | None = None
-
-
-class SitePolicy(Document):
-    """What a site allows on one dataset; written by the site only.
-
-    Attributes:
-        dataset: Opaque id of the protected data; all campaigns on it share one ledger.
-        unit: Unit of protection; ``row``.
-        max_rows_per_unit: Rows of one unit that may take part.
-        adjacency: Neighbouring relation; add or remove one unit.
-        epsilon: Limit over all campaigns.
-        delta: At which epsilon is evaluated; a campaign with a larger one is refused.
-        series: Steps decided by PLD, or None: RDP decides everything.
-        rdp_order: Order at which RDP decides; None takes ``default_rdp_order``.
-        base_models: Content hashes of base models that may be trained, or ``*``.
-        suites: Content hashes of suites that may judge the rows, or ``*``.
-        campaigns: Digests of approved campaigns.
-        without_guarantee: Whether campaigns with NoPrivacy are allowed. One round of them makes
-            epsilon infinite, so that every later RecordDp campaign on this dataset is refused.
-    """
-
-    dataset: Name
-    unit: str = "row"
-    max_rows_per_unit: Count = 1
-    adjacency: Literal["add_remove"] = "add_remove"
-    epsilon: Positive
-    delta: Delta
-    series: Series | None = None
-    rdp_order: Annotated[float, Field(gt=1, le=1024)] | None = None
-    base_models: Allowed
-    suites: Allowed
-    campaigns: tuple[Sha256, ...] = ()
-    without_guarantee: bool = False
-
-    @model_validator(mode="after")
-    def _any_stands_alone(self) -> Self:
-        for name in ("base_models", "suites"):
-            allowed = getattr(self, name)
-            if ANY in allowed and len(allowed) > 1:
-                msg = f'{name} is either "*" or a list of hashes'
-                raise ValueError(msg)
-        return self
-
-    @property
-    def terms(self) -> Terms:
-        """What a first charge fixes."""
-        order = self.rdp_order or default_rdp_order(self.epsilon, self.delta)
-        return Terms(rdp_order=order, series=self.series)
-
-
-def default_rdp_order(epsilon: float, delta: float) -> float:
-    """Return an order that serves DP-SGD well at this budget, rounded to tenths.
-
-    For Gaussian releases without sampling the best order is ``1 + x`` with ``x = sqrt(L) /
-    (sqrt(L + epsilon) - sqrt(L))``, ``L = ln(1 / delta)`` (minimise ``a r + L / (a - 1)`` over a
-    at the r that ends at epsilon). Sampling lowers it; 0.65 x is within a few percent of the best
-    order's epsilon for epsilon 1 to 11, rates .01 to .1. Any order is sound, a poor one wasteful.
-    """
-    root = math.sqrt(math.log(1 / delta))
-    best = root / (math.sqrt(root * root + epsilon) - root)
-    return round(1 + max(0.65 * best, 0.1), 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Spend:
-    """What a ledger amounts to under a policy.
-
-    Attributes:
-        epsilon: At the policy's delta; inf after a release without guarantee.
-        accountant: ``pld`` within the series, else ``rdp``.
-        series_steps_left: Steps that the series still holds; None outside a series.
-        terms: The terms it was computed under; a ledger fixes them at its first charge.
-    """
-
-    epsilon: float
-    accountant: Accountant
-    series_steps_left: int | None
-    terms: Terms
-
-
-def spend(policy: SitePolicy, events: Sequence[EventRecord], *, grid: float = RECORD_GRID) -> Spend:
-    """Return what all events of a ledger amount to at the policy's delta and unit.
-
-    Protects one unit of this dataset against everybody who sees what left the site.
-    """
-    left = _series_steps_left(policy, events)
-    if left is not None:
-        spent = epsilon(events, delta=policy.delta, accountant="pld", grid=grid)
-        return Spend(spent, "pld", left, policy.terms)
-    return Spend(_filtered_epsilon(policy, events), "rdp", None, policy.terms)
-
-
-def _series_steps_left(policy: SitePolicy, events: Sequence[EventRecord]) -> int | None:
-    if policy.series is None:
-        return None
-    steps = merged(events)
-    if not steps:
-        return policy.series.max_steps
-    ((own, _),) = merged([policy.series.event(1)])
-    base, count = steps[0]
-    is_series = len(steps) == 1 and base == own and count <= policy.series.max_steps
-    return policy.series.max_steps - count if is_series else None
-
-
-def _filtered_epsilon(policy: SitePolicy, events: Sequence[EventRecord]) -> float:
-    delta = policy.delta
-    if policy.series is not None:
-        whole = policy.series.event(policy.series.max_steps)
-        delta -= delta_of([whole], epsilon=policy.epsilon)
-        if delta <= 0:
-            return math.inf
-    return rdp_epsilon_at_order(events, delta=delta, order=policy.terms.rdp_order)
-
-
-def verdict(policy: SitePolicy, events: Sequence[EventRecord], new: EventRecord) -> Spend:
-    """Decide on one more charge.
-
-    Args:
-        policy: The site's limits.
-        events: All events of the ledger so far.
-        new: What would be charged.
-
-    Returns:
-        The spend after the charge.
+def approve(approvals: ObjectStore, campaign: Campaign, now: AwareDatetime) -> Approval:
+    """Write down that the site takes part in a locked campaign; a second time changes nothing.
 
     Raises:
-        BudgetExhausted: Epsilon would pass the policy's.
-        PolicyRefused: ``new`` has no guarantee and the policy does not allow that.
+        CampaignError: The campaign is not locked, so there is nothing fixed to approve.
     """
-    if isinstance(new, NonPrivateEvent):
-        _require_allowed_without_guarantee(policy)
-        return spend(policy, [*events, new])
-    after = spend(policy, [*events, new])
-    if after.epsilon > policy.epsilon:
-        raise BudgetExhausted(
-            f"dataset {policy.dataset!r}: this round would bring epsilon to {after.epsilon:.2f} "
-            f"by {after.accountant}, budget is {policy.epsilon:.2f} at delta {policy.delta:g}; "
-            f"{spend(policy, events).epsilon:.2f} is spent, {len(events)} rounds are charged",
-            hint=_remedy(policy, after),
-        )
-    return after
+    approval = Approval(campaign_digest=campaign.digest, campaign=campaign.id, approved=now)
+    return write_document(approvals, keys.approval(campaign.digest), approval)
 
 
-def _remedy(policy: SitePolicy, after: Spend) -> str:
-    if math.isfinite(after.epsilon):
-        return "a round with more noise or fewer steps may still fit"
-    if policy.series is not None:
-        return "the approved series may use all of delta, or a release had no guarantee"
-    return "a release without guarantee was charged on this dataset; nothing is left to protect"
+def approved_digests(approvals: ObjectStore) -> tuple[Sha256, ...]:
+    """Return the digests of all approved campaigns, sorted.
+
+    Raises:
+        ObjectCorrupt: An object under ``approvals/`` is no approval, or not of its own name.
+    """
+    digests = []
+    for key in approvals.list(keys.APPROVALS):
+        digest = from_bytes(Approval, approvals.get(key), what=key).campaign_digest
+        if key != keys.approval(digest):
+            raise ObjectCorrupt(f"{key} approves {digest[:16]}..., another campaign than its name")
+        digests.append(digest)
+    return tuple(sorted(digests))
 
 
-def _require_allowed_without_guarantee(policy: SitePolicy) -> None:
-    if not policy.without_guarantee:
-        raise PolicyRefused(
-            "policy field 'without_guarantee' is false and the campaign has privacy.none; "
-            "set it to true only for data that needs no protection"
-        )
+def read_policy(path: Path, *, approvals: ObjectStore | None = None) -> SitePolicy:
+    """Read ``policy.toml`` and add what was approved beside it.
+
+    Raises:
+        CampaignError: The file is absent, not TOML, or a field is wrong; names file and field.
+        ObjectCorrupt: An approval does not hold.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CampaignError(
+            f"{path}: cannot be read: {error.strerror}", hint="`fedloom site init` writes a policy"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise CampaignError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+    policy = parse_policy(text, source=str(path))
+    if approvals is None:
+        return policy
+    digests = sorted({*policy.campaigns, *approved_digests(approvals)})
+    return policy.model_copy(update={"campaigns": tuple(digests)})
+
+
+def parse_policy(text: str, *, source: str) -> SitePolicy:
+    """Read a policy from the text of its file; ``source`` is named in errors.
+
+    Raises:
+        CampaignError: Not TOML, or a field is wrong; one line with field, value and remedy.
+    """
+    try:
+        plain = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CampaignError(f"{source}: is not TOML: {error}") from error
+    try:
+        return SitePolicy.model_validate(plain)
+    except ValidationError as error:
+        raise CampaignError(f"{source}: {_complaint(error)}") from error
+
+
+def _complaint(error: ValidationError) -> str:
+    first, *others = error.errors()
+    more = f" (and {len(others)} more)" if others else ""
+    field = ".".join(map(str, first["loc"])) or "policy"
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {field!r}; known keys are {', '.join(SitePolicy.model_fields)}{more}"
+    if first["type"] == "missing":
+        return f"{field} is missing; the policy has no default for it{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    value = f" is {first['input']!r}" if isinstance(first["input"], str | int | float) else ""
+    return f"{field}{value}: {message[:1].lower()}{message[1:]}{more}"
 
 
 def require_allowed(policy: SitePolicy, campaign: Campaign) -> None:
@@ -251,7 +139,7 @@ def require_allowed(policy: SitePolicy, campaign: Campaign) -> None:
     if campaign.privacy.client is not None:
         raise PolicyRefused("policy knows records only and the campaign has privacy.client")
     if campaign.privacy.record is None:
-        _require_allowed_without_guarantee(policy)
+        require_allowed_without_guarantee(policy)
     else:
         _require_as_strong(policy, campaign.privacy.record)
 

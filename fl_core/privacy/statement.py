@@ -5,151 +5,73 @@ hand, and is made for a data-protection officer: what is protected, by how much,
 that leaves a site (a closed list: SOUNDNESS, rule 17), and as plainly what is not covered.
 """
 
+import math
 from collections.abc import Mapping
-from typing import Literal
 
-from pydantic import Field
-
-from fl_core.artifacts.documents import Document
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.guarantees import RecordDp
-from fl_core.campaign.specs import Count, Name, Sha256
 from fl_core.errors import PrivacyError
+from fl_core.privacy.budget import spend
 from fl_core.privacy.forecast import epsilon_after, rounds_left
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.ledger_entries import LedgerEntry
-from fl_core.privacy.policy import SitePolicy, spend
-from fl_core.updates.records import BudgetStatement
+from fl_core.privacy.policy_documents import SitePolicy
+from fl_core.privacy.statement_documents import Claim, Leaving, Noise, PrivacyStatement, SiteSpend
+from fl_core.privacy.statement_text import to_markdown
+from fl_core.updates.records import BudgetStatement, EventRecord
 from fl_core.updates.signing import SigningKey, sign
+
+__all__ = ["PrivacyStatement", "budget_statement", "privacy_statement", "to_markdown"]
 
 
 def budget_statement(
-    *, site: str, ledger: Ledger, policy: SitePolicy, reserve: LedgerEntry, key: SigningKey
+    *,
+    site: str,
+    ledger: Ledger,
+    policy: SitePolicy,
+    campaign_digest: str,
+    round_number: int,
+    event: EventRecord,
+    key: SigningKey,
 ) -> BudgetStatement:
-    """Return the site's signed statement about its budget, after the charge ``reserve``.
+    """Return the site's signed statement about its budget, after a round was charged.
 
     Speaks of all campaigns on the dataset, at the policy's own delta and unit.
 
+    Args:
+        site: Who states it.
+        ledger: The dataset's ledger, with the round's charge.
+        policy: The site's limits.
+        campaign_digest: Campaign that the statement is written for.
+        round_number: Its round.
+        event: What a round of that campaign charges.
+        key: The site's signing key.
+
     Raises:
-        PrivacyError: ``reserve`` charges no event of a round with a guarantee, or a release without
-            one was charged before, so there is no finite epsilon to state.
+        PrivacyError: There is no finite epsilon to state: a release without guarantee was charged.
         LedgerCorrupt: The ledger does not hold.
     """
     chain = ledger.chain()
     spent = spend(policy, chain.events())
-    if reserve.campaign_digest is None or reserve.round is None or reserve.event is None:
-        raise PrivacyError(f"ledger entry {reserve.seq} is a {reserve.kind}, not a charge")
-    if spent.epsilon == float("inf"):
+    if not math.isfinite(spent.epsilon):
         raise PrivacyError(
             f"dataset {policy.dataset!r} has no finite epsilon to state; "
             "a release without guarantee was charged, or its series leaves no delta to RDP"
         )
     statement = BudgetStatement(
         site=site,
-        campaign_digest=reserve.campaign_digest,
-        round=reserve.round,
+        campaign_digest=campaign_digest,
+        round=round_number,
         dataset=policy.dataset,
         unit=policy.unit,
         epsilon=spent.epsilon,
         epsilon_limit=policy.epsilon,
         delta=policy.delta,
         accountant=spent.accountant,
-        rounds_left=rounds_left(policy, chain.events(), reserve.event),
+        rounds_left=rounds_left(policy, chain.events(), event),
         ledger_seq=chain.entries[-1].seq,
         ledger_head_sha256=chain.head_sha256,
     )
     return sign(statement, key)
-
-
-class SiteSpend(Document):
-    """One site's own statement, over all campaigns on its dataset.
-
-    Attributes:
-        site: Who stated it.
-        epsilon: Spent; at ``delta``.
-        epsilon_limit: The site's limit.
-        delta: The site's delta.
-        accountant: Which accountant decided at the site.
-        rounds_left: Rounds of this campaign that the site's policy still allows.
-        ledger_seq: Last ledger entry that the statement covers.
-        ledger_head_sha256: Its hash.
-    """
-
-    site: Name
-    epsilon: float
-    epsilon_limit: float
-    delta: float
-    accountant: Literal["pld", "rdp"]
-    rounds_left: int
-    ledger_seq: Count
-    ledger_head_sha256: Sha256
-
-
-class Noise(Document):
-    """How the guarantee is kept: the public numbers of every noised step."""
-
-    mechanism: str
-    clip_norm: float
-    noise_multiplier: float
-    noise_stddev: float
-    sampling_rate: float
-    steps_per_round: Count
-
-
-class Leaving(Document):
-    """One kind of thing that leaves a site, and how it depends on rows."""
-
-    what: str
-    protection: str
-
-
-class Claim(Document):
-    """What holds against one adversary."""
-
-    against: str
-    holds: str
-
-
-class PrivacyStatement(Document):
-    """What is promised about one released version.
-
-    Attributes:
-        campaign: Id of the campaign.
-        campaign_digest: Its digest.
-        round: Round that released the version; it builds on all rounds before it.
-        guarantee: ``record_dp``, or ``none``.
-        reason: Why there is no guarantee; empty otherwise.
-        unit: What is protected: one row of one site; None without guarantee.
-        adjacency: Neighbouring relation; None without guarantee.
-        epsilon: Of this campaign alone, for a row of a site that took part in every round so far.
-        delta: Of the campaign.
-        accountant: Which accountant gave ``epsilon``.
-        noise: How it is kept; None without guarantee.
-        sites: Spend by site over all its campaigns, as the sites signed it.
-        not_stated: Sites of the campaign without a statement for this round.
-        worst_epsilon: Largest of the sites' spends; None if none is stated.
-        leaves_site: Everything that leaves a site.
-        outside_claim: What the numbers do not cover.
-        claims: What holds against whom.
-    """
-
-    campaign: Name
-    campaign_digest: Sha256
-    round: Count
-    guarantee: Literal["record_dp", "none"]
-    reason: str = ""
-    unit: str | None = None
-    adjacency: str | None = None
-    epsilon: float | None = None
-    delta: float | None = None
-    accountant: Literal["pld"] | None = None
-    noise: Noise | None = None
-    sites: tuple[SiteSpend, ...] = ()
-    not_stated: tuple[Name, ...] = ()
-    worst_epsilon: float | None = None
-    leaves_site: tuple[Leaving, ...] = Field(min_length=1)
-    outside_claim: tuple[str, ...] = Field(min_length=1)
-    claims: tuple[Claim, ...] = Field(min_length=1)
 
 
 def privacy_statement(

@@ -1,6 +1,6 @@
 """The privacy statement as a page for people, in Markdown."""
 
-from fl_core.privacy.statement import PrivacyStatement
+from fl_core.privacy.statement_documents import PrivacyStatement
 
 
 def to_markdown(statement: PrivacyStatement) -> str:
@@ -37,22 +37,20 @@ def _answer(statement: PrivacyStatement) -> list[str]:
     noise = statement.noise
     if noise is None or statement.epsilon is None or statement.delta is None:
         return [f"**No guarantee is made for any row.** Reason given: {statement.reason}"]
-    return [
-        (
-            f"**epsilon {statement.epsilon:.2f} at delta {statement.delta:g}** for each "
-            f"{statement.unit} of each site, under {str(statement.adjacency).replace('_', '/')} of "
-            f"one {statement.unit}: what can be learned from this campaign with that {statement.unit} "
-            "could nearly as well be learned without it."
-        ),
-        "",
-        (
-            f"Kept by {noise.mechanism}: {statement.round} rounds of {noise.steps_per_round} steps; in "
-            f"each step a {statement.unit} is drawn with probability {noise.sampling_rate:g}, its "
-            f"gradient is cut to norm {noise.clip_norm:g}, and noise of standard deviation "
-            f"{noise.noise_stddev:g} ({noise.noise_multiplier:g} times that norm) is added to the sum. "
-            f"Counted by {str(statement.accountant).upper()} for a site that took part in every round."
-        ),
-    ]
+    unit, adjacency = statement.unit, str(statement.adjacency).replace("_", "/")
+    meaning = (
+        f"**epsilon {statement.epsilon:.2f} at delta {statement.delta:g}** for each {unit} of each "
+        f"site, under {adjacency} of one {unit}: what can be learned from this campaign with that "
+        f"{unit} could nearly as well be learned without it."
+    )
+    how = (
+        f"Kept by {noise.mechanism}: {statement.round} rounds of {noise.steps_per_round} steps; in "
+        f"each step a {unit} is drawn with probability {noise.sampling_rate:g}, its gradient is "
+        f"cut to norm {noise.clip_norm:g}, and noise of standard deviation {noise.noise_stddev:g} "
+        f"({noise.noise_multiplier:g} times that norm) is added to the sum. "
+        f"Counted by {str(statement.accountant).upper()} for a site that took part in every round."
+    )
+    return [meaning, "", how]
 
 
 def _sites(statement: PrivacyStatement) -> list[str]:
