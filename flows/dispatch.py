@@ -40,6 +40,7 @@ __all__ = [
     "evaluate",
     "lock_campaign",
     "register",
+    "run_state",
     "session_runs",
     "start_campaign",
     "start_evaluation",
@@ -66,10 +67,12 @@ class RunState:
     Attributes:
         run_id: Id of the flow run.
         state_type: Prefect's state type, such as ``RUNNING``.
+        message: What the state says; written by whoever set it, so for people only.
     """
 
     run_id: str
     state_type: str
+    message: str = ""
 
     @property
     def is_final(self) -> bool:
@@ -78,14 +81,18 @@ class RunState:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionState(RunState):
-    """The latest session run of a site.
+class SessionState:
+    """The session run of a site that lives, or else the latest one.
 
     Attributes:
+        run_id: Id of the flow run.
+        state_type: Prefect's state type, such as ``RUNNING``.
         run: The campaign run it belongs to.
-        attempts: Session runs of this campaign at this site so far, this one included.
+        attempts: Session runs of this campaign at this site so far.
     """
 
+    run_id: str
+    state_type: str
     run: str
     attempts: int
 
@@ -125,17 +132,20 @@ def ensure_sessions(campaign_id: str, *, sites: Sequence[str], run: str) -> None
 
 
 def session_runs(campaign_id: str) -> dict[str, SessionState]:
-    """Return the latest session run per site that ever had one for this campaign."""
+    """Return a session run per site that ever had one for this campaign."""
     with api() as client:
-        return {
-            site: SessionState(
-                run_id=str(runs[-1].id),
-                state_type=_state(runs[-1]).state_type,
-                run=str(runs[-1].parameters.get("run", "")),
-                attempts=len(runs),
-            )
-            for site, runs in _sessions_by_site(client, campaign_id).items()
-        }
+        by_site = _sessions_by_site(client, campaign_id)
+    found = {}
+    for site, runs in by_site.items():
+        live = [flow_run for flow_run in runs if not _state(flow_run).is_final]
+        chosen = [*runs, *live][-1]
+        found[site] = SessionState(
+            run_id=str(chosen.id),
+            state_type=_state(chosen).state_type,
+            run=str(chosen.parameters.get("run", "")),
+            attempts=len(runs),
+        )
+    return found
 
 
 def cancel_sessions(campaign_id: str, *, run: str | None = None) -> int:
@@ -170,9 +180,15 @@ def start_campaign(parameters: Mapping[str, Any]) -> str:
         flow_run = client.create_flow_run_from_deployment(
             deployment.id,
             parameters=dict(parameters),
-            tags=[] if campaign_id is None else [_campaign_tag(campaign_id)],
+            tags=[_campaign_tag(campaign_id)] if campaign_id else [],
         )
     return str(flow_run.id)
+
+
+def run_state(run_id: str) -> RunState:
+    """Return the present state of a run."""
+    with api() as client:
+        return _state(client.read_flow_run(UUID(run_id)))
 
 
 def campaign_runs(campaign_id: str) -> list[RunState]:
@@ -316,7 +332,10 @@ def _runs(client: SyncPrefectClient, *, flow_name: str, tags: list[str]) -> list
 
 
 def _state(flow_run: FlowRun) -> RunState:
-    return RunState(str(flow_run.id), flow_run.state_type.value if flow_run.state_type else "")
+    state = flow_run.state
+    if state is None:
+        return RunState(str(flow_run.id), "")
+    return RunState(str(flow_run.id), state.type.value, state.message or "")
 
 
 def _campaign_tag(campaign_id: str) -> str:
