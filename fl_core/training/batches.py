@@ -94,16 +94,26 @@ def shuffled_batches(n_rows: int, size: int, stream: NoiseStream) -> Iterator[Po
         waiting = waiting[size:]
 
 
-def micro_batches(columns: Columns, chosen: Positions, size: int) -> Iterator[MicroBatch]:
-    """Cut the chosen rows into micro-batches of exactly ``size``, filled up with dummies."""
+def micro_batches(
+    columns: Columns, chosen: Positions, size: int, *, fill: bool = True
+) -> Iterator[MicroBatch]:
+    """Cut the chosen rows into micro-batches of ``size``.
+
+    Args:
+        columns: All rows.
+        chosen: Positions of the batch.
+        size: Rows per forward pass.
+        fill: Fill the last one up with dummies; False only without a guarantee, where dummies
+            would do nothing but enter a module's batch statistics.
+    """
     for start in range(0, len(chosen), size):
         rows = torch.from_numpy(np.ascontiguousarray(chosen[start : start + size]))
-        n_dummies = size - len(rows)
+        n_dummies = size - len(rows) if fill else 0
         inputs = {
             name: torch.cat([column[rows], _repeated(columns.dummy[name], n_dummies)])
             for name, column in columns.tensors.items()
         }
-        yield MicroBatch(inputs=inputs, is_row=torch.arange(size) < len(rows))
+        yield MicroBatch(inputs=inputs, is_row=torch.arange(len(rows) + n_dummies) < len(rows))
 
 
 def alone(micro: MicroBatch, position: int, dummy: Mapping[str, Tensor]) -> MicroBatch:

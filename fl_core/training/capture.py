@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from fl_core.errors import TrainingError
 from fl_core.training.trainee import Trainee
 
-_MATRIX_RANKS = (2, 3)
+_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Capture:
         return taken
 
     def _add(self, layer: _Layer, inputs: Tensor, gradient: Tensor) -> None:
-        if inputs.dim() < min(_MATRIX_RANKS) or len(inputs) != self._n_rows:
+        if inputs.dim() == 1 or len(inputs) != self._n_rows:
             raise TrainingError(
                 f"layer of {layer.weight or layer.bias!r} sees a first dimension of "
                 f"{len(inputs)} in a batch of {self._n_rows} rows, so rows cannot be told apart; "
@@ -139,22 +139,29 @@ def _covered_layers(trainee: Trainee) -> list[_Layer]:
 
 def _layers(owners: Mapping[str, list[tuple[str, nn.Module]]]) -> list[_Layer]:
     by_module: dict[int, tuple[nn.Linear, dict[str, str]]] = {}
+    uncovered: list[str] = []
     for name, holders in sorted(owners.items()):
         if len(holders) != 1:
-            places = ", ".join(place for place, _ in holders) or "no module"
-            raise TrainingError(
-                f"trained tensor {name!r} belongs to {places}, expected exactly one linear "
-                "module; untie or freeze it"
-            )
-        place, module = holders[0]
-        if type(module).forward is not nn.Linear.forward or "forward" in vars(module):
-            raise TrainingError(
-                f"trained tensor {name!r} ({place!r}) belongs to a {type(module).__name__}, whose "
-                "gradients per row are not covered; freeze it, or train linear layers only"
-            )
-        local = place.rpartition(".")[2]
-        by_module.setdefault(id(module), (module, {}))[1][local] = name
+            places = " and ".join(place for place, _ in holders) or "no module"
+            uncovered.append(f"{name} (of {places})")
+        elif not _is_plain_linear(holders[0][1]):
+            uncovered.append(f"{name} (of a {type(holders[0][1]).__name__})")
+        else:
+            place, module = holders[0]
+            local = place.rpartition(".")[2]
+            by_module.setdefault(id(module), (module, {}))[1][local] = name
+    if uncovered:
+        shown = ", ".join(uncovered[:_SHOWN]) + (" ..." if len(uncovered) > _SHOWN else "")
+        raise TrainingError(
+            f"clipping does not cover {len(uncovered)} trained tensors: {shown}; freeze them: "
+            "each must be weight or bias of exactly one linear module"
+        )
     return [
         _Layer(module=module, weight=found.get("weight"), bias=found.get("bias"))
         for module, found in by_module.values()
     ]
+
+
+def _is_plain_linear(module: nn.Module) -> bool:
+    # A subclass, or a library that wraps forward on the instance, may compute something else.
+    return type(module).forward is nn.Linear.forward and "forward" not in vars(module)

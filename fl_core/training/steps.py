@@ -9,7 +9,7 @@ a number would tell of a row.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -56,8 +56,8 @@ def run_steps(
     for _ in range(training.local_steps):
         if noise is None:
             chosen = next(shuffled)
-            batches = micro_batches(columns, chosen, training.micro_batch)
-            gradient = _mean_gradient(trainee, list(batches), len(chosen))
+            batches = micro_batches(columns, chosen, training.micro_batch, fill=False)
+            gradient = _mean_gradient(trainee, batches, len(chosen))
         else:
             chosen = poisson_batch(len(columns), noise.sampling_rate, stream)
             batches = micro_batches(columns, chosen, training.micro_batch)
@@ -69,15 +69,14 @@ def run_steps(
     optimizer.zero_grad(set_to_none=True)
 
 
-def _mean_gradient(trainee: Trainee, batches: list[MicroBatch], n_rows: int) -> Gradients:
+def _mean_gradient(trainee: Trainee, batches: Iterable[MicroBatch], n_rows: int) -> Gradients:
     for parameter in trainee.parameters.values():
         parameter.grad = None
     loss_sum = 0.0
     for micro in batches:
         losses = trainee.losses(trainee.module, micro.inputs)
-        counted = losses[micro.is_row].sum()
-        counted.backward()
-        loss_sum += float(counted.detach())
+        losses.sum().backward()
+        loss_sum += float(losses.detach().sum())
     if not math.isfinite(loss_sum):
         raise LossNotFinite(
             f"the training loss is {loss_sum}; lower training.learning_rate, or start from an "

@@ -80,7 +80,7 @@ def test_rule_1_one_row_moves_no_bit_of_another_rows_clipped_gradient(task: Task
 
 @pytest.mark.parametrize("n_padded", [0, 1], ids=["all-full", "only-one-padded"])
 def test_rule_1_holds_on_minilm_when_one_row_decides_whether_a_mask_is_needed(minilm, n_padded):
-    # With nothing padded transformers' fused attention drops the mask and takes another kernel.
+    # With nothing padded transformers' fused attention drops the mask, so rows choose the kernel.
     modules, head_inputs = adapter_layout(minilm, ("query", "value"), CLASSES)
     spec = AdapterSpec(rank=4, targets=("query", "value"), modules=modules, head_inputs=head_inputs)
     model = attach(minilm, spec, CLASSES, random_state(spec, CLASSES, size=0.02))
