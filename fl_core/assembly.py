@@ -7,7 +7,7 @@ refused here, before any site is asked.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fl_core.adapters.pair import HEAD, LORA_A, LORA_B
+from fl_core.adapters.peft_layout import tensor_shapes
 from fl_core.aggregation.aggregator import AGGREGATORS, Aggregator
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.components import ComponentSpec
@@ -59,7 +59,7 @@ def assemble(campaign: Campaign) -> Assembly:
         codec=parts.codec,
         selection=parts.selection,
         noise=noise_plan(campaign),
-        shapes=update_shapes(campaign),
+        shapes=tensor_shapes(campaign.adapter, campaign.task, trainable_only=True),
     )
 
 
@@ -102,20 +102,6 @@ def noise_plan(campaign: Campaign) -> NoisePlan | None:
     return plan
 
 
-def update_shapes(campaign: Campaign) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor that an update must hold, and no other."""
-    adapter, task = campaign.adapter, campaign.task
-    shapes: dict[str, tuple[int, ...]] = {}
-    for module, (d_out, d_in) in (adapter.modules or {}).items():
-        if adapter.rule == "lora":
-            shapes[module + LORA_A] = (adapter.rank, d_in)
-        shapes[module + LORA_B] = (d_out, adapter.rank)
-    if adapter.head_inputs is not None:
-        shapes[HEAD + "weight"] = (len(task.labels), adapter.head_inputs)
-        shapes[HEAD + "bias"] = (len(task.labels),)
-    return shapes
-
-
 def site_weights(campaign: Campaign, roster: Roster) -> dict[str, float]:
     """Return the public weight of every enrolled site of the campaign.
 
@@ -130,7 +116,7 @@ def site_weights(campaign: Campaign, roster: Roster) -> dict[str, float]:
         if campaign.weights == "declared" and entry.declared_examples is None:
             raise IncompatibleParts(
                 f"weights are 'declared' and site {site!r} declared no size; "
-                "enrol it with declared_examples, or use weights = \"uniform\""
+                'enrol it with declared_examples, or use weights = "uniform"'
             )
         declared = campaign.weights == "declared"
         weights[site] = float(entry.declared_examples or 1) if declared else 1.0
@@ -161,5 +147,5 @@ def _require_kept_promise(campaign: Campaign) -> None:
     if record is not None and (record.unit != "row" or record.max_rows_per_unit != 1):
         raise IncompatibleParts(
             f"privacy.record.unit {record.unit!r} with max_rows_per_unit "
-            f"{record.max_rows_per_unit} is not available in this version; use unit = \"row\""
+            f'{record.max_rows_per_unit} is not available in this version; use unit = "row"'
         )

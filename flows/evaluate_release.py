@@ -18,3 +18,9 @@ def evaluate_release(campaign_id: str, round_number: int) -> None:
         round_number: A round that was released.
     """
     evaluate_adapter(campaign_id, round_number)
+
+
+def preload() -> None:
+    """Import what an evaluation needs, so that the first one does not wait for it."""
+    from fl_core.evaluation import evaluate  # noqa: F401  imported for its time
+    from fl_core.models import peft_state  # noqa: F401  imported for its time

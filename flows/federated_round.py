@@ -25,13 +25,7 @@ def federated_round(campaign_id: str, round_number: int, run: str) -> Outcome:
         run: Name of the campaign run; the sites' sessions end with it.
     """
     plan = open_round(campaign_id, round_number)
-    keep_alive = partial(
-        dispatch.ensure_sessions,
-        campaign_id,
-        digest=plan.campaign_digest,
-        sites=plan.cohort,
-        run=run,
-    )
+    keep_alive = partial(dispatch.ensure_sessions, campaign_id, sites=plan.cohort, run=run)
     keep_alive()
     collected = collect_updates(campaign_id, plan, keep_alive)
     if collected.has_quorum:

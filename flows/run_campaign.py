@@ -1,5 +1,6 @@
 """A campaign: rounds until done, stopped or the budget is spent; safe to run again at any time."""
 
+import tomllib
 from functools import partial
 from typing import Annotated
 
@@ -44,7 +45,25 @@ Rounds = Annotated[
 ]
 
 
-@flow(name="run-campaign", flow_run_name="{campaign_id}", persist_result=False)
+LOCK_S = 300.0
+
+
+def run_name() -> str:
+    """Return the campaign's id, also where it has to be read from a new campaign's text."""
+    given = flow_run.parameters
+    try:
+        plain = tomllib.loads(str(given.get("campaign", "")))
+    except tomllib.TOMLDecodeError:
+        plain = {}
+    return str(given.get("campaign_id") or plain.get("id") or "campaign")
+
+
+def lock(text_sha256: str, *, attempt: str) -> None:
+    """Have a stored text locked by the evaluation worker, and wait for it."""
+    dispatch.wait_final(dispatch.lock_campaign(text_sha256, attempt=attempt), timeout_s=LOCK_S)
+
+
+@flow(name="run-campaign", flow_run_name=run_name, persist_result=False)
 def run_campaign(campaign_id: Id = "", campaign: Text = "", rounds: Rounds = 0) -> str:
     """Start a campaign from its text, or resume one by its id.
 
@@ -59,11 +78,10 @@ def run_campaign(campaign_id: Id = "", campaign: Text = "", rounds: Rounds = 0) 
         raise CampaignError("give the id of a campaign to resume, or the text of a new one")
     run = str(flow_run.id)
     frozen = (
-        freeze_text(campaign, partial(dispatch.lock, attempt=run))
+        freeze_text(campaign, run, partial(lock, attempt=run))
         if campaign
         else known_campaign(campaign_id)
     )
-    dispatch.label_run(run, campaign_id=frozen)
     log_pending(frozen, dispatch.evaluate)
     done = 0
     while isinstance(following := choose_round(frozen), int):
@@ -71,6 +89,6 @@ def run_campaign(campaign_id: Id = "", campaign: Text = "", rounds: Rounds = 0) 
         done += 1
         if outcome.status != "released" or done == rounds:
             break
-    stop_runs(frozen, [run, *dispatch.open_runs(frozen)])
+    stop_runs(frozen, [run, *(s.run for s in dispatch.session_runs(frozen).values())])
     get_run_logger().info("campaign run ends campaign=%s rounds=%d", frozen, done)
     return frozen

@@ -15,7 +15,7 @@ SITE_HOME = "FEDLOOM_SITE_HOME"
 log = logging.getLogger(__name__)
 
 
-class SessionFailed(Exception):  # noqa: N818  its text is fixed, it may be shown anywhere
+class SessionFailed(Exception):
     """The session ended early; why is in the site's own log and nowhere else."""
 
 
@@ -46,3 +46,14 @@ def _serve(campaign_id: str, *, run: str, site: str) -> str:
     if config.site != site:
         raise PolicyRefused(f"a session of site {site!r} was asked of site {config.site!r}")
     return serve(SessionRequest(campaign_id=campaign_id, run=run, home=home, config=config))
+
+
+def preload() -> None:
+    """Import what rounds need and open the site's log, so that the first round does not wait."""
+    import tasks.expectations
+    import tasks.session_steps  # noqa: F401  imported for its time
+    from fl_core.training import site_work  # noqa: F401  imported for its time
+    from tasks.site_config import SiteHome
+    from tasks.site_log import keep_log
+
+    keep_log(SiteHome(Path(os.environ[SITE_HOME])).log)

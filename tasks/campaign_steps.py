@@ -14,12 +14,13 @@ from tasks.settings import open_store, read_settings
 
 
 @task(name="freeze-campaign", cache_policy=NO_CACHE, persist_result=False)
-def freeze_text(text: str, lock: Callable[[str], str]) -> str:
+def freeze_text(text: str, attempt: str, lock: Callable[[str], None]) -> str:
     """Lock a campaign's text, freeze it in the store, and return its id.
 
     Args:
         text: Text of a campaign file.
-        lock: Has the stored text of that hash locked; returns the name of the attempt.
+        attempt: Name of this try.
+        lock: Has the stored text of that hash locked under that name, and waits for it.
 
     Raises:
         CampaignError: One complaint that names field, value and remedy.
@@ -28,7 +29,8 @@ def freeze_text(text: str, lock: Callable[[str], str]) -> str:
     store = open_store(read_settings())
     text_sha256 = sha256_hex(text.encode())
     put_text(store, text, text_sha256)
-    campaign = read_locked(store, text_sha256, lock(text_sha256))
+    lock(text_sha256)
+    campaign = read_locked(store, text_sha256, attempt)
     digest = plan.open_campaign(store, campaign).digest
     get_run_logger().info("campaign frozen id=%s digest=%s", campaign.id, digest)
     return campaign.id

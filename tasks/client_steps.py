@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
-from fl_core.errors import CampaignError, FedloomError, RoundError
+from fl_core.errors import FedloomError, RoundError
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.site_round import Site, SiteWork, client_round, decline_round
 from fl_core.updates.outbox import exclusive
@@ -114,20 +114,20 @@ def site_work(home: SiteHome, config: SiteConfig, assembly: Assembly) -> SiteWor
         ModelMismatch: The base model is absent or another one.
     """
     from fl_core.data.prompts import encode_rows
+    from fl_core.data.rows import take_rows
     from fl_core.privacy.randomness import SecureStream
     from fl_core.training.site_work import ModelWork
-    from tasks.expectations import cached_gate, load_suite, write_quarantine
+    from tasks.row_gate import cached_gate, write_quarantine
     from tasks.site_rows import read_rows
+    from tasks.suite_files import load_locked_suite
 
     campaign = assembly.campaign
     base, model = warm_model(assembly, config)
-    suite = load_suite(campaign.gate.name, folder=config.suites)
-    if suite.sha256 != campaign.gate.sha256:
-        raise CampaignError(f"suite {suite.name!r} is not the one that the campaign froze")
+    suite = load_locked_suite(campaign.gate, folder=config.suites)
     rows = read_rows(home.root / config.data)
-    verdict = cached_gate(rows, suite, task=campaign.task, cache=home.store("gate"))
+    verdict = cached_gate(rows, suite, task=campaign.task, store=home.store("gate"))
     write_quarantine(home.root / "quarantine", rows, verdict)
-    encoded = encode_rows(rows.take(verdict.kept), campaign.task, base.tokenizer)
+    encoded = encode_rows(take_rows(rows, verdict.kept), campaign.task, base.tokenizer)
     return ModelWork(
         campaign=campaign,
         site=config.site,

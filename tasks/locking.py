@@ -12,7 +12,7 @@ from fl_core.artifacts.content_hash import file_sha256
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.loading import Resolved, lock
 from fl_core.errors import CampaignError
-from tasks.expectations import suite_sha256
+from tasks.suite_files import suite_sha256
 
 HOLDOUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -80,7 +80,9 @@ def lock_campaign(campaign: Campaign, shelves: Shelves) -> Campaign:
         Resolved(
             base_sha256=campaign.base_model.sha256 or base_sha256(path),
             gate_sha256=_agreed("gate", campaign.gate.sha256, gate),
-            holdout_sha256=_agreed("evaluation.holdout", campaign.evaluation.holdout.sha256, holdout),
+            holdout_sha256=_agreed(
+                "evaluation.holdout", campaign.evaluation.holdout.sha256, holdout
+            ),
             modules=modules,
             head_inputs=head_inputs,
             noise_multiplier=noise_multiplier,

@@ -3,52 +3,50 @@
 Everything shown comes from documents of the store; an artifact is a view and never read back.
 """
 
+import logging
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
+from typing import cast
+from uuid import UUID
 
+from httpx import HTTPError
 from prefect.artifacts import (
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.exceptions import PrefectException
 
 from fl_core.rounds.documents import RoundPlan, SiteAnswer
 from fl_core.rounds.status import CampaignStatus, RoundStatus
 
 PERCENT = 100.0
 
+log = logging.getLogger(__name__)
+
 
 class RoundProgress:
-    """A progress bar of one round: which sites have answered, nothing from inside a site."""
+    """A progress bar of one round: which sites have answered, nothing from inside a site.
+
+    A server that is away costs the bar, never the round.
+    """
 
     def __init__(self, plan: RoundPlan) -> None:
         self._plan = plan
-        self._id = create_progress_artifact(
-            progress=0.0,
-            key=f"round-{plan.round:04d}-progress",
-            description=f"waiting for {', '.join(plan.cohort)}",
-        )
-
-    def __enter__(self) -> Self:
-        return self
+        self._id: UUID | None = None
 
     def update(self, answers: Mapping[str, SiteAnswer]) -> None:
         """Show the share of sites that have answered, and who is still due."""
         due = [site for site in self._plan.cohort if site not in answers]
-        update_progress_artifact(
-            self._id,
-            progress=PERCENT * len(answers) / len(self._plan.cohort),
-            description=f"waiting for {', '.join(due)}" if due else "all sites have answered",
-        )
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return
+        share = PERCENT * len(answers) / len(self._plan.cohort)
+        text = f"waiting for {', '.join(due)}" if due else "all sites have answered"
+        try:
+            if self._id is None:
+                key = f"round-{self._plan.round:04d}-progress"
+                self._id = cast("UUID", create_progress_artifact(share, key=key, description=text))
+            else:
+                update_progress_artifact(self._id, progress=share, description=text)
+        except (HTTPError, PrefectException) as error:
+            log.warning("progress not shown round=%d: %s", self._plan.round, error)
 
 
 def round_row(status: RoundStatus) -> dict[str, str]:

@@ -38,7 +38,7 @@ def log_pending(campaign_id: str, evaluate: Callable[[str, int], bool]) -> int:
     for number in round_numbers(store, campaign_id):
         if exists(store, keys.logged(campaign_id, number)):
             continue
-        status = round_status(assembly.campaign, store, number)
+        status = round_status(assembly, store, number)
         if status.outcome is None:
             break
         is_due = status.outcome.status == "released" and status.evaluation is None
@@ -48,14 +48,14 @@ def log_pending(campaign_id: str, evaluate: Callable[[str, int], bool]) -> int:
         if not _log(assembly, store, number, settings):
             break
         logged += 1
-    _report(assembly, store, settings)
+    _report(assembly, store)
     return logged
 
 
 def round_log(assembly: Assembly, store: ObjectStore, number: int, settings: Settings) -> RoundLog:
     """Gather from the store all that MLflow shows of one round."""
     campaign = assembly.campaign
-    status = round_status(campaign, store, number)
+    status = round_status(assembly, store, number)
     outcome = status.outcome
     if outcome is None:
         raise StoreUnavailable(f"round {number} of campaign {campaign.id!r} has no outcome yet")
@@ -88,7 +88,9 @@ def _log(assembly: Assembly, store: ObjectStore, number: int, settings: Settings
         logger.warning("MLflow away, round %d is logged later: %s", number, error)
         return False
     write_document(store, keys.logged(assembly.campaign.id, number), logged)
-    logger.info("round logged round=%d version=%s %s", number, logged.model_version, logged.chart_url)
+    logger.info(
+        "round logged round=%d version=%s %s", number, logged.model_version, logged.chart_url
+    )
     return True
 
 
@@ -105,7 +107,7 @@ def last_logged(store: ObjectStore, campaign_id: str) -> LoggedRound | None:
     return None
 
 
-def _report(assembly: Assembly, store: ObjectStore, settings: Settings) -> None:
+def _report(assembly: Assembly, store: ObjectStore) -> None:
     newest = last_logged(store, assembly.campaign.id)
     reports.report_campaign(
         campaign_status(assembly, store),

@@ -45,23 +45,24 @@ def collect_updates(
     assembly = plan.read_assembly(store, campaign_id)
     answers: dict[str, SiteAnswer] = {}
     checked_at = time.monotonic()
-    with reports.RoundProgress(round_plan) as progress:
-        while True:
-            for site in sorted(set(round_plan.cohort) - set(answers)):
-                answer = collection.examine_site(assembly, store, round_plan, site=site)
-                if answer is not None:
-                    answers[site] = answer
-                    logger.info("answer site=%s round=%d %s", site, round_plan.round, answer.status)
-                    progress.update(answers)
-            frozen = collection.close_collection(
-                assembly, store, round_plan, answers=answers, now=datetime.now(UTC)
-            )
-            if frozen is not None:
-                return frozen
-            if time.monotonic() - checked_at > KEEP_ALIVE_S:
-                _try(keep_alive)
-                checked_at = time.monotonic()
-            time.sleep(POLL_S)
+    progress = reports.RoundProgress(round_plan)
+    progress.update(answers)
+    while True:
+        for site in sorted(set(round_plan.cohort) - set(answers)):
+            answer = collection.examine_site(assembly, store, round_plan, site=site)
+            if answer is not None:
+                answers[site] = answer
+                logger.info("answer site=%s round=%d %s", site, round_plan.round, answer.status)
+                progress.update(answers)
+        frozen = collection.close_collection(
+            assembly, store, round_plan, answers=answers, now=datetime.now(UTC)
+        )
+        if frozen is not None:
+            return frozen
+        if time.monotonic() - checked_at > KEEP_ALIVE_S:
+            _try(keep_alive)
+            checked_at = time.monotonic()
+        time.sleep(POLL_S)
 
 
 @task(name="charge-round", cache_policy=NO_CACHE, persist_result=False)

@@ -131,9 +131,7 @@ def _plan(request: SessionRequest, store: ObjectStore, number: int) -> RoundPlan
         return None
 
 
-def _approved(
-    request: SessionRequest, store: ObjectStore, waiting: Waiting
-) -> Assembly | None:
+def _approved(request: SessionRequest, store: ObjectStore, waiting: Waiting) -> Assembly | None:
     """Wait for the site's own approval of the campaign; None if the run ends before."""
     assembly = read_assembly(store, request.campaign_id)
     told = False

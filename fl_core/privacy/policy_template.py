@@ -1,5 +1,7 @@
 """The policy that `fedloom site init` writes, with every option explained."""
 
+from fl_core.privacy.policy_documents import Series
+
 POLICY_TEMPLATE = """\
 # What this site allows on one dataset. Only people at the site change this file; fedloom reads it
 # before every round and never writes it. `fedloom site approve` adds approvals beside it.
@@ -45,3 +47,22 @@ without_guarantee = false
 #sampling_rate = 0.1
 #max_steps = 48
 """
+
+
+def policy_text(*, epsilon: float, delta: float, series: Series | None = None) -> str:
+    """Return the template with the site's limits filled in; ``{dataset}`` stays to be filled.
+
+    Args:
+        epsilon: Limit over all campaigns.
+        delta: Delta of that limit.
+        series: Steps to be counted by PLD, or None to leave the section as a comment.
+    """
+    text = POLICY_TEMPLATE.replace("epsilon = 8.0", f"epsilon = {float(epsilon)!r}")
+    text = text.replace("delta = 1e-5", f"delta = {float(delta)!r}")
+    if series is None:
+        return text
+    start = text.index("#[series]")
+    return text[:start] + (
+        f"[series]\nnoise_multiplier = {series.noise_multiplier!r}\n"
+        f"sampling_rate = {series.sampling_rate!r}\nmax_steps = {series.max_steps}\n"
+    )

@@ -5,8 +5,8 @@ The hash covers every file, so a reader that recomputes it has the whole adapter
 
 from collections.abc import Mapping
 
-from fl_core.adapters.peft_layout import adapter_sha256, from_files, initial_state, to_files
 from fl_core.adapters.pair import LoraState
+from fl_core.adapters.peft_layout import adapter_sha256, from_files, initial_state, to_files
 from fl_core.artifacts import keys
 from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.campaign import Campaign

@@ -4,14 +4,20 @@ Under RecordDp the sites have charged their own ledgers before their updates lef
 signed charges are recorded, each compared with the noise that this side built from the campaign.
 """
 
+import logging
+
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import read_document, write_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
-from fl_core.errors import ObjectMissing, PrivacyError
-from fl_core.rounds.collection import read_update
+from fl_core.campaign.roster import read_roster
+from fl_core.errors import ObjectCorrupt, ObjectMissing, PrivacyError, UpdateRejected
+from fl_core.rounds.collection import expected_of, read_update
 from fl_core.rounds.documents import Collected, RoundCharge, RoundPlan
 from fl_core.updates.records import BudgetStatement, Charge
+from fl_core.updates.verify import verify_statement
+
+log = logging.getLogger(__name__)
 
 
 def charge_round(
@@ -37,14 +43,24 @@ def charge_round(
 
 
 def read_budgets(
-    store: ObjectStore, campaign_id: str, collected: Collected
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, collected: Collected
 ) -> dict[str, BudgetStatement]:
-    """Return the budget statements beside the accepted updates; a site may state none."""
+    """Return the signed budget statements beside the accepted updates.
+
+    A site whose policy withholds it states none; one whose statement does not verify counts as
+    not stated, and is logged.
+    """
+    roster = read_roster(store, plan.roster_version)
     budgets: dict[str, BudgetStatement] = {}
     for site in collected.accepted:
-        key = keys.budget(campaign_id, collected.round, site)
+        key = keys.budget(assembly.campaign.id, collected.round, site)
         try:
-            budgets[site] = read_document(store, key, BudgetStatement)
+            statement = read_document(store, key, BudgetStatement)
+            verify_statement(statement, expected_of(assembly, plan, site=site, roster=roster))
         except ObjectMissing:
             continue
+        except (ObjectCorrupt, UpdateRejected) as error:
+            log.warning("budget not stated site=%s round=%d why=%s", site, plan.round, error)
+            continue
+        budgets[site] = statement
     return budgets

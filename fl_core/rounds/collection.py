@@ -143,9 +143,7 @@ def close_collection(
     return write_document(store, key, collected)
 
 
-def _declined(
-    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str
-) -> SiteAnswer:
+def _declined(assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str) -> SiteAnswer:
     expected = expected_of(
         assembly, plan, site=site, roster=read_roster(store, plan.roster_version)
     )

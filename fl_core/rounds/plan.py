@@ -86,15 +86,13 @@ def _draw_plan(
     campaign = assembly.campaign
     available = available_sites(assembly, store)
     if not available:
-        raise RoundError(f"no site of campaign {campaign.id!r} can be asked in round {round_number}")
+        raise RoundError(f"campaign {campaign.id!r} has no site to ask in round {round_number}")
     return RoundPlan(
         campaign_digest=assembly.digest,
         round=round_number,
         roster_version=latest_roster(store).version,
         base_hash=current_adapter(store, campaign, before=round_number),
-        cohort=assembly.selection.select(
-            available, coins=f"{assembly.digest}/{round_number}"
-        ),
+        cohort=assembly.selection.select(available, coins=f"{assembly.digest}/{round_number}"),
         opened=now,
         deadline=now + timedelta(seconds=campaign.cohort.deadline_s),
         code_version=version("fedloom"),

@@ -7,13 +7,10 @@ Training and the gate are handed in, so that this file needs neither torch nor g
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from importlib.metadata import version
 from typing import Literal, Protocol
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import document_sha256, sha256_hex, to_bytes
@@ -25,15 +22,18 @@ from fl_core.errors import (
     RoundClosed,
     RoundError,
 )
-from fl_core.privacy.ledger import Ledger, LedgerEntry
-from fl_core.privacy.policy import SitePolicy, require_allowed, verdict
+from fl_core.privacy.budget import verdict
+from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.ledger_entries import LedgerEntry
+from fl_core.privacy.policy import require_allowed
+from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.privacy.statement import budget_statement
 from fl_core.rounds.adapters import read_adapter
 from fl_core.rounds.documents import RoundPlan
 from fl_core.updates.manifest import Declined, DeclineReason, UpdateManifest
 from fl_core.updates.outbox import Outbox
 from fl_core.updates.records import Charge, EventRecord, GateReport, NonPrivateEvent
-from fl_core.updates.signing import sign
+from fl_core.updates.signing import SigningKey, sign
 from fl_core.updates.update import Array
 
 PAYLOAD = "payload.safetensors"
@@ -69,7 +69,7 @@ class Site:
     """
 
     name: str
-    key: Ed25519PrivateKey
+    key: SigningKey
     policy: SitePolicy
     ledger: Ledger
     outbox: Outbox
@@ -119,7 +119,7 @@ def require_own_plan(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
         raise RoundError(f"site {site.name!r} is not in the cohort of round {plan.round}")
 
 
-class _Refusal(Exception):  # noqa: N818  carries a decision, not an error
+class _Refusal(Exception):
     def __init__(self, reason: DeclineReason, rules: tuple[str, ...], detail: str) -> None:
         super().__init__(detail)
         self.reason, self.rules, self.detail = reason, rules, detail
@@ -158,16 +158,13 @@ def _make_update(
 
 def _reserve(site: Site, assembly: Assembly, plan: RoundPlan, plan_sha256: str) -> LedgerEntry:
     event: EventRecord = NonPrivateEvent() if assembly.noise is None else assembly.noise.event
-    require: Callable[[object], object] = lambda _events: None  # noqa: E731  no budget to check
     try:
         return site.ledger.reserve(
             campaign_digest=assembly.digest,
             round_number=plan.round,
             plan_sha256=plan_sha256,
             event=event,
-            require=require
-            if assembly.noise is None
-            else lambda events: verdict(site.policy, events, event),
+            require=lambda events: verdict(site.policy, events, event),
         )
     except BudgetExhausted as error:
         raise _Refusal("budget", (), str(error)) from error
@@ -185,7 +182,7 @@ def _signed_files(
     reserve: LedgerEntry,
 ) -> dict[str, bytes]:
     payload = assembly.codec.encode(delta)
-    is_private = assembly.noise is not None
+    event = None if assembly.noise is None else assembly.noise.event
     manifest = UpdateManifest(
         campaign_digest=assembly.digest,
         round=plan.round,
@@ -196,19 +193,19 @@ def _signed_files(
         codec=assembly.campaign.codec.kind,
         shapes={name: tensor.shape for name, tensor in delta.items()},
         local_steps=assembly.campaign.training.local_steps,
-        charge=Charge(event=reserve.event, ledger_seq=reserve.seq) if is_private else None,
+        charge=None if event is None else Charge(event=event, ledger_seq=reserve.seq),
         gate=gate,
         code_version=version("fedloom"),
     )
     files = {PAYLOAD: payload, MANIFEST: to_bytes(sign(manifest, site.key))}
-    if is_private:
+    if event is not None:
         statement = budget_statement(
             site=site.name,
             ledger=site.ledger,
             policy=site.policy,
             campaign_digest=assembly.digest,
             round_number=plan.round,
-            event=reserve.event,
+            event=event,
             key=site.key,
         )
         files[BUDGET] = to_bytes(statement)

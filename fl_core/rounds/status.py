@@ -6,6 +6,8 @@ a run and the next step of a resumed campaign all come from here.
 
 from typing import Literal, TypeVar
 
+from pydantic import Field
+
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import Document, read_document
 from fl_core.artifacts.store import ObjectStore
@@ -29,7 +31,9 @@ class RoundStatus(Document):
         round: From 1.
         outcome: How it ended; None while it is open.
         evaluation: Metrics on the public holdout, once there.
-        answers: What became of each site of the cohort.
+        cohort: Sites that are asked.
+        answered: Sites whose answer is complete in the store; while the round is open, unchecked.
+        answers: What became of each site of the cohort, once that is frozen.
         budgets: Budget statements beside the accepted updates.
         seconds: From plan to outcome; None while it is open.
         bytes_up: Payload bytes of the accepted updates.
@@ -37,10 +41,12 @@ class RoundStatus(Document):
     """
 
     round: int
+    cohort: tuple[str, ...] = ()
+    answered: tuple[str, ...] = ()
     outcome: Outcome | None = None
     evaluation: Evaluation | None = None
-    answers: dict[str, SiteAnswer] = {}
-    budgets: dict[str, BudgetStatement] = {}
+    answers: dict[str, SiteAnswer] = Field(default_factory=dict)
+    budgets: dict[str, BudgetStatement] = Field(default_factory=dict)
     seconds: float | None = None
     bytes_up: int = 0
     bytes_down: int = 0
@@ -90,13 +96,14 @@ def campaign_status(assembly: Assembly, store: ObjectStore) -> CampaignStatus:
         campaign_id=campaign.id,
         digest=assembly.digest,
         max_rounds=campaign.max_rounds,
-        rounds=tuple(round_status(campaign, store, number) for number in numbers),
+        rounds=tuple(round_status(assembly, store, number) for number in numbers),
         end=None if isinstance(following, int) else following,
     )
 
 
-def round_status(campaign: Campaign, store: ObjectStore, number: int) -> RoundStatus:
+def round_status(assembly: Assembly, store: ObjectStore, number: int) -> RoundStatus:
     """Read one round that has a plan."""
+    campaign = assembly.campaign
     plan = read_document(store, keys.plan(campaign.id, number), RoundPlan)
     outcome = read_outcome(store, campaign.id, number)
     collected = _optional(store, keys.collected(campaign.id, number), Collected)
@@ -105,14 +112,24 @@ def round_status(campaign: Campaign, store: ObjectStore, number: int) -> RoundSt
     adapter_bytes = sum(len(store.get(key)) for key in store.list(prefix))
     return RoundStatus(
         round=number,
+        cohort=plan.cohort,
+        answered=tuple(site for site in plan.cohort if _has_answered(store, campaign, plan, site)),
         outcome=outcome,
         evaluation=_optional(store, keys.evaluation(campaign.id, number), Evaluation),
         answers=answers,
-        budgets={} if collected is None else read_budgets(store, campaign.id, collected),
+        budgets={} if collected is None else read_budgets(assembly, store, plan, collected),
         seconds=None if outcome is None else (outcome.closed - outcome.opened).total_seconds(),
         bytes_up=sum(answer.payload_bytes for answer in answers.values()),
         bytes_down=adapter_bytes * len(plan.cohort),
     )
+
+
+def _has_answered(store: ObjectStore, campaign: Campaign, plan: RoundPlan, site: str) -> bool:
+    ends = {
+        keys.manifest(campaign.id, plan.round, site),
+        keys.declined(campaign.id, plan.round, site),
+    }
+    return bool(ends & set(store.list(keys.update_prefix(campaign.id, plan.round, site))))
 
 
 def _optional(store: ObjectStore, key: str, model: type[D]) -> D | None:

@@ -1,0 +1,211 @@
+"""Whole campaigns in one process, without a server: the tests' and the researcher's way in.
+
+The rounds are the same code over a store in memory, with the same checks, charges and signatures;
+only rows, verdicts and the noise stream are handed in. A simulation makes ledgers of its own that
+end with it, so it promises nothing to anybody: "simulation, no guarantee" (SOUNDNESS, rule 7).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from fl_core.adapters.peft_layout import initial_state
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import write_document
+from fl_core.artifacts.memory import MemoryStore
+from fl_core.artifacts.store import ObjectStore
+from fl_core.assembly import Assembly
+from fl_core.campaign.campaign import Campaign
+from fl_core.campaign.guarantees import RecordDp
+from fl_core.campaign.roster import RosterEntry, enrol
+from fl_core.data.prompts import EncodedRows
+from fl_core.evaluation.evaluate import evaluate
+from fl_core.models.loading import LoadedBase
+from fl_core.models.peft_state import AdaptedModel, attach, load_state
+from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.policy_documents import Series, SitePolicy
+from fl_core.privacy.randomness import NoiseStream, SecureStream, SeededStream
+from fl_core.rounds.adapters import read_state
+from fl_core.rounds.charging import charge_round
+from fl_core.rounds.collection import close_collection, examine_site
+from fl_core.rounds.documents import Outcome, RoundPlan
+from fl_core.rounds.plan import open_campaign, open_round
+from fl_core.rounds.release import release_round, skip_round
+from fl_core.rounds.site_round import Site, client_round
+from fl_core.rounds.status import RoundStatus, next_round, round_status
+from fl_core.training.site_work import ModelWork
+from fl_core.updates.outbox import Outbox
+from fl_core.updates.records import GateReport
+from fl_core.updates.signing import generate_key, public_hex
+
+LABEL = "simulation, no guarantee"
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedSite:
+    """One site of a simulation.
+
+    Attributes:
+        rows: Rows that passed the gate, encoded.
+        gate: The gate's report on them.
+        declared_examples: Public size for ``weights = "declared"``, or None.
+    """
+
+    rows: EncodedRows
+    gate: GateReport
+    declared_examples: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a simulation runs on.
+
+    Attributes:
+        campaign: The locked campaign.
+        base: Its base model.
+        sites: Every site of the campaign by name.
+        holdout: The public holdout, encoded.
+        seed: None draws noise as a real site does; a number repeats a run and voids any claim.
+    """
+
+    campaign: Campaign
+    base: LoadedBase
+    sites: Mapping[str, SimulatedSite]
+    holdout: EncodedRows
+    seed: int | None = None
+
+
+def simulate(setting: Setting, *, store: ObjectStore | None = None) -> Iterator[RoundStatus]:
+    """Run a campaign to its end, yielding every round as it closes.
+
+    Args:
+        setting: What to run.
+        store: Where the campaign's objects go; a fresh one in memory if left out.
+
+    Raises:
+        CampaignError: The campaign is not locked, or its parts do not fit.
+    """
+    target: ObjectStore = MemoryStore() if store is None else store
+    assembly = open_campaign(target, setting.campaign)
+    runner = _Runner(setting, assembly, target)
+    while isinstance(number := next_round(assembly, target), int):
+        outcome = runner.run_round(number)
+        yield round_status(assembly, target, number)
+        if outcome.status != "released":
+            return
+
+
+class _Runner:
+    """Holds the one model that all simulated sites train in turn."""
+
+    def __init__(self, setting: Setting, assembly: Assembly, store: ObjectStore) -> None:
+        self._setting, self._assembly, self._store = setting, assembly, store
+        campaign = setting.campaign
+        self._model: AdaptedModel = attach(
+            setting.base,
+            campaign.adapter,
+            campaign.task,
+            initial_state(campaign.adapter, campaign.task),
+        )
+        self._sites = {name: self._enrolled(name) for name in campaign.sites}
+        self._draws = 0
+
+    def run_round(self, number: int) -> Outcome:
+        assembly, store = self._assembly, self._store
+        plan = open_round(assembly, store, round_number=number, now=_now())
+        for name in plan.cohort:
+            client_round(
+                self._sites[name], self._work(name), assembly=assembly, store=store, plan=plan
+            )
+        answers = {
+            name: answer
+            for name in plan.cohort
+            if (answer := examine_site(assembly, store, plan, site=name)) is not None
+        }
+        collected = close_collection(assembly, store, plan, answers=answers, now=plan.deadline)
+        if collected is None or not collected.has_quorum:
+            return skip_round(assembly, store, plan, reason="too few updates", now=_now())
+        charge = charge_round(assembly, store, plan, collected)
+        outcome = release_round(
+            assembly, store, plan, collected=collected, charge=charge, now=_now()
+        )
+        self._evaluate(plan, outcome)
+        return outcome
+
+    def _evaluate(self, plan: RoundPlan, outcome: Outcome) -> None:
+        campaign = self._setting.campaign
+        sha256 = str(outcome.result_hash)
+        load_state(self._model, read_state(self._store, campaign, sha256))
+        evaluation = evaluate(
+            self._model,
+            self._setting.holdout,
+            campaign.task,
+            adapter_sha256=sha256,
+            holdout_sha256=str(campaign.evaluation.holdout.sha256),
+        )
+        write_document(self._store, keys.evaluation(campaign.id, plan.round), evaluation)
+
+    def _enrolled(self, name: str) -> Site:
+        campaign, key = self._setting.campaign, generate_key()
+        declared = self._setting.sites[name].declared_examples
+        enrol(
+            self._store,
+            RosterEntry(
+                site=name,
+                signing_key=public_hex(key),
+                declared_examples=declared,
+                since=_now(),
+            ),
+        )
+        policy = _open_policy(campaign, self._assembly.digest, dataset=f"simulated-{name}")
+        ledger = Ledger.create(
+            MemoryStore(), dataset=policy.dataset, unit=policy.unit, key=key, now=_now()
+        )
+        return Site(name=name, key=key, policy=policy, ledger=ledger, outbox=Outbox(MemoryStore()))
+
+    def _work(self, name: str) -> ModelWork:
+        simulated = self._setting.sites[name]
+        return ModelWork(
+            campaign=self._setting.campaign,
+            site=name,
+            noise=self._assembly.noise,
+            base=self._setting.base,
+            model=self._model,
+            verdict=lambda: simulated.gate,
+            rows=lambda: simulated.rows,
+            stream=self._stream,
+        )
+
+    def _stream(self) -> NoiseStream:
+        if self._setting.seed is None:
+            return SecureStream()
+        self._draws += 1
+        return SeededStream(self._setting.seed * 1_000_003 + self._draws)
+
+
+def _open_policy(campaign: Campaign, digest: str, *, dataset: str) -> SitePolicy:
+    record = campaign.privacy.record
+    return SitePolicy(
+        dataset=dataset,
+        epsilon=1.0 if record is None else record.epsilon,
+        delta=1e-5 if record is None else record.delta,
+        series=None if record is None else _whole_series(campaign, record),
+        base_models=("*",),
+        suites=("*",),
+        campaigns=(digest,),
+        without_guarantee=record is None,
+    )
+
+
+def _whole_series(campaign: Campaign, record: RecordDp) -> Series | None:
+    if record.noise_multiplier is None:
+        return None
+    return Series(
+        noise_multiplier=record.noise_multiplier,
+        sampling_rate=record.sampling_rate,
+        max_steps=campaign.total_steps,
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,87 @@
+"""The demo's comparison: each site alone, and all rows pooled, with the campaign's own settings.
+
+Runs on the same public rows in throw-away simulations, outside any ledger. Started as
+`python -m flows.baselines FOLDER NAME...`, it writes one JSON line per round, so that the demo can
+run two of these beside each other and show how far they are.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from fl_core.campaign.campaign import Campaign
+from fl_core.campaign.loading import read_campaign
+
+POOLED = "pooled"
+CAMPAIGN_FILE = Path(__file__).with_name("demo_campaign.toml")
+
+
+def baseline_campaign(campaign: Campaign, name: str) -> Campaign:
+    """Return the campaign with one site only: a site of it, or ``pooled`` for all rows in one.
+
+    The guarantee, steps and rates stay; the public divisor is the site's, or the sum of all.
+    """
+    sizes = {site: campaign.training.divisor(site) for site in campaign.sites}
+    divisor = sum(sizes.values()) if name == POOLED else sizes[name]
+    training = campaign.training.model_copy(update={"batch_size": {name: divisor}})
+    changes = {"id": f"{campaign.id}-{name}", "sites": (name,), "training": training}
+    return Campaign.model_validate(campaign.model_copy(update=changes).model_dump())
+
+
+def pool_rows(files: Mapping[str, Path], target: Path) -> Path:
+    """Write the rows of all sites into one file and return it."""
+    with target.open("w", encoding="utf-8", newline="") as out:
+        writer = None
+        for path in files.values():
+            with path.open(encoding="utf-8", newline="") as source:
+                reader = csv.DictReader(source)
+                if writer is None:
+                    writer = csv.DictWriter(out, fieldnames=list(reader.fieldnames or []))
+                    writer.writeheader()
+                writer.writerows(reader)
+    return target
+
+
+def run_baseline(folder: Path, name: str) -> Iterator[dict[str, object]]:
+    """Run one baseline over the demo's rows in ``folder`` and yield a line per round."""
+    from fl_core.simulation import simulate
+    from tasks.locking import Shelves
+    from tasks.simulation_setting import setting_of
+
+    campaign = baseline_campaign(read_campaign(CAMPAIGN_FILE), name)
+    files = {site: folder / "sites" / site / "rows.csv" for site in read_sites()}
+    rows = pool_rows(files, folder / "pooled.csv") if name == POOLED else files[name]
+    setting = setting_of(
+        campaign, data={name: rows}, shelves=Shelves(holdouts=folder / "holdouts"), seed=None
+    )
+    for status in simulate(setting):
+        scores = status.evaluation
+        yield {
+            "name": name,
+            "round": status.round,
+            "accuracy": None if scores is None else scores.accuracy,
+            "macro_f1": None if scores is None else scores.macro_f1,
+        }
+
+
+def read_sites() -> tuple[str, ...]:
+    """Return the sites of the demo's campaign."""
+    return read_campaign(CAMPAIGN_FILE).sites
+
+
+def main() -> None:
+    """Run the named baselines, one after the other, on one core."""
+    import torch
+
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    for name in sys.argv[2:]:
+        for line in run_baseline(folder, name):
+            sys.stdout.write(json.dumps(line) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

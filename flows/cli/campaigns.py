@@ -1,0 +1,170 @@
+"""`fedloom init`, `check`, `run`, `status`: a campaign from its file to its rounds."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fl_core.errors import CampaignError, FedloomError
+from flows.cli import views
+from flows.cli.context import HomeOption, JsonOption, use_coordinator
+from flows.cli.output import console_err, print_json, progress
+
+POLL_S = 0.5
+
+CampaignArgument = Annotated[Path, typer.Argument(help="Campaign file, TOML or YAML.")]
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="File to write.")] = Path("campaign.toml"),
+    campaign_id: Annotated[str, typer.Option("--id", help="Id of the campaign.")] = "my-campaign",
+    json_output: JsonOption = False,
+) -> None:
+    """Write a commented campaign to start from.
+
+    Example: `fedloom init my-first.toml --id my-first`
+    """
+    from flows.cli.templates import CAMPAIGN
+
+    text = CAMPAIGN.format(file=file, id=campaign_id)
+    try:
+        with file.open("x", encoding="utf-8") as target:
+            target.write(text)
+    except FileExistsError as error:
+        raise CampaignError(f"{file}: exists, nothing was written", hint="name another") from error
+    except OSError as error:
+        raise CampaignError(f"{file}: cannot be written: {error.strerror}") from error
+    console_err.print(f"{file} is written; next: fedloom check {file}")
+    if json_output:
+        print_json({"file": str(file), "id": campaign_id})
+
+
+def check(
+    file: CampaignArgument,
+    lock: Annotated[
+        bool, typer.Option("--lock", help="Resolve names to hashes; write FILE.lock.json.")
+    ] = False,
+    home: HomeOption = Path(".fedloom"),
+    json_output: JsonOption = False,
+) -> None:
+    """Validate a campaign and show the epsilon after every round; nothing runs.
+
+    Example: `fedloom check my-first.toml --lock`
+    """
+    from fl_core.assembly import build_parts
+    from fl_core.campaign.loading import read_campaign
+    from fl_core.privacy.forecast import schedule
+
+    campaign = read_campaign(file)
+    build_parts(campaign)
+    epsilons = schedule(campaign)
+    document: dict[str, Any] = {
+        "id": campaign.id,
+        "sites": list(campaign.sites),
+        "max_rounds": campaign.max_rounds,
+        "epsilon_after_round": epsilons,
+    }
+    console_err.print(views.schedule_table(campaign, epsilons))
+    if lock:
+        document |= _lock(file, campaign, home)
+    if json_output:
+        print_json(document)
+
+
+def _lock(file: Path, campaign: Any, home: Path) -> dict[str, Any]:
+    from fl_core.artifacts.documents import to_bytes
+    from tasks.locking import Shelves, lock_campaign
+
+    holdouts = home / "holdouts"
+    with progress() as bar:
+        bar.add_task("resolving names (loads the base model once)")
+        locked = lock_campaign(campaign, Shelves(holdouts=holdouts if holdouts.is_dir() else None))
+    target = file.with_suffix(".lock.json")
+    target.write_bytes(to_bytes(locked))
+    console_err.print(f"{target} is written; digest {locked.digest}")
+    return {"digest": locked.digest, "locked": str(target)}
+
+
+def run(
+    file: Annotated[
+        str, typer.Argument(help="Campaign file to start, or the id of one to resume.")
+    ],
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds in this run; 0 is all.")] = 0,
+    home: HomeOption = Path(".fedloom"),
+    json_output: JsonOption = False,
+) -> None:
+    """Start a campaign, or resume it; running it again never repeats a round.
+
+    Example: `fedloom run my-first.toml`
+    """
+    from fl_core.campaign.loading import read_campaign
+
+    parameters: dict[str, Any] = {"rounds": rounds}
+    path = Path(file)
+    if path.suffix in {".toml", ".yaml", ".yml"} or path.is_file():
+        campaign = read_campaign(path)
+        parameters["campaign"] = path.read_text(encoding="utf-8")
+        campaign_id = campaign.id
+    else:
+        parameters["campaign_id"] = campaign_id = file
+    use_coordinator(home)
+    document = follow(campaign_id, parameters)
+    if json_output:
+        print_json(document)
+
+
+def follow(campaign_id: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Start a campaign run, show its rounds until it ends, and return the final status.
+
+    Raises:
+        FedloomError: The run failed; the text says where to read why.
+    """
+    from flows import dispatch
+    from tasks.settings import open_store, read_settings
+
+    store = open_store(read_settings())
+    run_id = dispatch.start_campaign(parameters)
+    state = dispatch.run_state(run_id)
+    with views.LiveRounds(campaign_id) as live:
+        while not state.is_final:
+            time.sleep(POLL_S)
+            state = dispatch.run_state(run_id)
+            live.update(views.read_status(store, campaign_id))
+    status = views.read_status(store, campaign_id)
+    if state.state_type != "COMPLETED" or status is None:
+        raise FedloomError(
+            f"campaign run {run_id} ended {state.state_type.lower()}: {state.message}",
+            hint=f"its page in Prefect shows why; `fedloom run {campaign_id}` goes on",
+        )
+    console_err.print(views.rounds_table(status))
+    console_err.print(views.budgets_table(status))
+    return status.model_dump(mode="json")
+
+
+def status(
+    campaign_id: Annotated[str, typer.Argument(help="Id of a campaign; all if left out.")] = "",
+    home: HomeOption = Path(".fedloom"),
+    json_output: JsonOption = False,
+) -> None:
+    """Show where a campaign stands, read from the store alone.
+
+    Example: `fedloom status my-first`
+    """
+    from tasks.settings import open_store, read_settings
+
+    use_coordinator(home)
+    store = open_store(read_settings())
+    if not campaign_id:
+        found = views.campaign_ids(store)
+        console_err.print("\n".join(found) or "no campaign yet; `fedloom init` writes one")
+        if json_output:
+            print_json({"campaigns": found})
+        return
+    current = views.read_status(store, campaign_id)
+    if current is None:
+        raise CampaignError(f"no campaign {campaign_id!r} in the store")
+    console_err.print(views.rounds_table(current))
+    console_err.print(views.budgets_table(current))
+    if json_output:
+        print_json(current.model_dump(mode="json"))

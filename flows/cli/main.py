@@ -1,0 +1,62 @@
+"""The command `fedloom`: one file per group of commands.
+
+The modules of the groups import nothing heavy at their top, so `fedloom --help` is quick and a
+command pays for what it uses only. An error of ours ends with one line and a hint, never with a
+traceback.
+"""
+
+import sys
+
+import typer
+
+from fl_core.errors import FedloomError
+from flows.cli import campaigns, demo, doctor, simulation, sites, stack
+from flows.cli.output import fail
+
+app = typer.Typer(
+    name="fedloom",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help=(
+        "Fine-tune one language model together while every record stays at its site.\n\n"
+        "Start with `fedloom demo`; it needs nothing else."
+    ),
+)
+app.command("demo")(demo.demo)
+app.command("up")(stack.up)
+app.command("down")(stack.down)
+app.command("doctor")(doctor.doctor)
+app.command("init")(campaigns.init)
+app.command("check")(campaigns.check)
+app.command("run")(campaigns.run)
+app.command("status")(campaigns.status)
+app.command("simulate")(simulation.simulate)
+app.command("enrol")(sites.enrol)
+app.command("ledger")(sites.ledger)
+
+site_app = typer.Typer(no_args_is_help=True, help="What a site's operator runs at the site.")
+site_app.command("init")(sites.site_init)
+site_app.command("start")(sites.site_start)
+site_app.command("approve")(sites.site_approve)
+app.add_typer(site_app, name="site")
+
+evaluation_app = typer.Typer(no_args_is_help=True, help="The worker with the public holdout.")
+evaluation_app.command("start")(sites.evaluation_start)
+app.add_typer(evaluation_app, name="evaluation")
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except FedloomError as error:
+        try:
+            fail(error)
+        except typer.Exit as ending:
+            sys.exit(ending.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""`fedloom site init|start|approve`, `enrol`, `ledger`, `evaluation start`."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fl_core.errors import CampaignError, LedgerCorrupt
+from flows.cli.context import HomeOption, JsonOption, use_coordinator
+from flows.cli.output import console_err, print_json
+
+SiteHomeOption = Annotated[Path, typer.Option("--home", help="The site's own folder.")]
+
+
+def site_init(  # noqa: PLR0917 -- one parameter per option of the command
+    site: Annotated[str, typer.Argument(help="Name of the site, as campaigns use it.")],
+    data: Annotated[Path, typer.Option(help="File with the rows: parquet, jsonl or csv.")],
+    home: SiteHomeOption = Path("site"),
+    prefect_api_url: Annotated[
+        str, typer.Option("--prefect-api", help="API that the worker polls.")
+    ] = "http://127.0.0.1:4200/api",
+    store: Annotated[str, typer.Option(help="s3://bucket or file:///folder.")] = "s3://fedloom",
+    endpoint: Annotated[
+        str, typer.Option(help="Base URL of an S3-compatible server; empty is AWS.")
+    ] = "",
+    epsilon: Annotated[float, typer.Option(min=0, help="Limit over all campaigns.")] = 8.0,
+    delta: Annotated[float, typer.Option(min=0, max=1, help="Delta of that limit.")] = 1e-5,
+    declared_examples: Annotated[
+        int | None, typer.Option(min=1, help="Public size; rounded to a power of two.")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Make a site: key, config, policy and the privacy ledger's first entry.
+
+    Example: `fedloom site init north --data rows.csv --home /srv/fedloom --epsilon 8`
+    """
+    from fl_core.privacy.policy_template import policy_text
+    from fl_core.updates.signing import fingerprint
+    from tasks.enrolment import NewSite, make_site
+    from tasks.site_config import SiteConfig, SiteHome, SiteStore
+    from tasks.site_rows import read_rows
+
+    read_rows(data)
+    config = SiteConfig(
+        site=site,
+        data=data.resolve(),
+        prefect_api_url=prefect_api_url,
+        store=SiteStore(
+            url=store, endpoint=endpoint or None, credentials_file=Path("s3.credentials")
+        ),
+    )
+    new = NewSite(config, policy_text(epsilon=epsilon, delta=delta), declared_examples)
+    own = SiteHome(home)
+    enrolment = make_site(own, new)
+    shown = fingerprint(enrolment.signing_key)
+    console_err.print(
+        f"site {site} is made in {home}; fingerprint {shown}\n"
+        f"next: read {own.policy}, give {own.enrolment} to the coordinator, "
+        f"then fedloom site start --home {home}"
+    )
+    if json_output:
+        print_json({"site": site, "home": str(home), "fingerprint": shown})
+
+
+def site_start(home: SiteHomeOption = Path("site")) -> None:
+    """Serve the site: poll for sessions, train in a child process, send signed updates.
+
+    Only outgoing connections are made; Ctrl-C ends it.
+
+    Example: `fedloom site start --home /srv/fedloom`
+    """
+    from tasks.site_config import SiteHome, read_site_config
+
+    own = SiteHome(home.resolve())
+    config = read_site_config(own)
+    require_ready(own.root)
+    os.environ["FEDLOOM_SITE_HOME"] = str(own.root)
+    os.environ["PREFECT_API_URL"] = config.prefect_api_url
+    os.environ.setdefault("PREFECT_HOME", str(own.root / "prefect"))
+    from flows.registration import SITE_SESSION, site_pool
+    from flows.site_worker import run_worker
+
+    run_worker(
+        pool=site_pool(config.site),
+        allowed={SITE_SESSION: "flows.site_session.site_session"},
+        preload="flows.site_session.preload",
+        name=config.site,
+        api_logging=False,
+    )
+
+
+def require_ready(root: Path) -> dict[str, Any]:
+    """Check what only the site can know, before anything runs.
+
+    Returns:
+        What was found: dataset id, epsilon limit, ledger head.
+
+    Raises:
+        CampaignError: Config, policy or rows cannot be used.
+        LedgerCorrupt: There is no ledger, or it does not hold.
+    """
+    from fl_core.data.rows import require_rows
+    from tasks.site_config import SiteHome, open_site, read_site_config
+    from tasks.site_rows import read_rows
+
+    home = SiteHome(root)
+    config = read_site_config(home)
+    site = open_site(home, config)
+    seq, head = site.ledger.head()
+    require_rows(read_rows(home.root / config.data))
+    return {"dataset": site.policy.dataset, "ledger_seq": seq, "ledger_head_sha256": head}
+
+
+def site_approve(
+    campaign: Annotated[str, typer.Argument(help="Id of a frozen campaign, or a locked file.")],
+    home: SiteHomeOption = Path("site"),
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Pin a campaign in the site's policy, after showing what it asks of the site.
+
+    Example: `fedloom site approve my-first --home /srv/fedloom`
+    """
+    from datetime import UTC, datetime
+
+    from fl_core.campaign.loading import read_campaign
+    from fl_core.privacy.forecast import schedule
+    from fl_core.privacy.policy import approve
+    from fl_core.rounds.plan import read_assembly
+    from flows.cli.views import schedule_table
+    from tasks.settings import open_store
+    from tasks.site_config import SiteHome, read_site_config, site_settings
+
+    own = SiteHome(home.resolve())
+    config = read_site_config(own)
+    path = Path(campaign)
+    asked = (
+        read_campaign(path)
+        if path.is_file()
+        else read_assembly(open_store(site_settings(own, config)), campaign).campaign
+    )
+    console_err.print(schedule_table(asked, schedule(asked)))
+    console_err.print(f"base model {asked.base_model.name}, gate {asked.gate.name}")
+    console_err.print(f"digest {asked.digest}")
+    if not yes and not typer.confirm("may this campaign use the site's data?", err=True):
+        raise CampaignError(f"campaign {asked.id!r} was not approved; nothing was changed")
+    approve(own.store("approvals"), asked, now=datetime.now(UTC))
+    console_err.print(f"approved: {asked.id}")
+    if json_output:
+        print_json({"campaign": asked.id, "digest": asked.digest, "site": config.site})
+
+
+def enrol(
+    file: Annotated[Path, typer.Argument(help="The enrol.json of a site.")],
+    home: HomeOption = Path(".fedloom"),
+    json_output: JsonOption = False,
+) -> None:
+    """Admit a site's public key at the coordinator, and make its work pool.
+
+    Compare the fingerprint with the site's operator before you go on.
+
+    Example: `fedloom enrol enrol.json`
+    """
+    from fl_core.updates.signing import fingerprint
+    from tasks.enrolment import admit, read_enrolment
+
+    enrolment = read_enrolment(file)
+    use_coordinator(home)
+    from flows.registration import register
+    from tasks.settings import open_store, read_settings
+
+    roster = admit(open_store(read_settings()), enrolment)
+    register(sites=[entry.site for entry in roster.entries if entry.revoked is None])
+    shown = fingerprint(enrolment.signing_key)
+    console_err.print(f"{enrolment.site} is in roster {roster.version}; fingerprint {shown}")
+    if json_output:
+        print_json({"site": enrolment.site, "roster": roster.version, "fingerprint": shown})
+
+
+def ledger(
+    site: Annotated[str, typer.Option("--site", help="Site of a local stack.")] = "",
+    home: HomeOption = Path(".fedloom"),
+    verify: Annotated[bool, typer.Option("--verify", help="Check chain and signatures.")] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Show what a site's data have been charged with, entry by entry.
+
+    Runs at the site: `--home` is the site's folder, or a stack's folder with `--site`.
+
+    Example: `fedloom ledger --site site-a --verify`
+    """
+    from flows.cli.ledgers import ledger_document, ledger_table, site_homes
+
+    documents = [ledger_document(own, verify=verify) for own in site_homes(home, site)]
+    for document in documents:
+        console_err.print(ledger_table(document))
+    if json_output:
+        print_json({"ledgers": documents})
+    broken = [d for d in documents if d["broken"]]
+    if broken:
+        raise LedgerCorrupt(
+            f"ledger of {broken[0]['dataset']}: {broken[0]['broken']}",
+            hint="stop the site, keep the folder as it is, and find out who changed it",
+        )
+
+
+def evaluation_start(home: HomeOption = Path(".fedloom")) -> None:
+    """Serve evaluations: the worker with base model and public holdout.
+
+    Example: `fedloom evaluation start`
+    """
+    use_coordinator(home)
+    from flows.registration import EVALUATE_RELEASE, EVALUATION_POOL, LOCK_CAMPAIGN
+    from flows.site_worker import run_worker
+
+    run_worker(
+        pool=EVALUATION_POOL,
+        allowed={
+            EVALUATE_RELEASE: "flows.evaluate_release.evaluate_release",
+            LOCK_CAMPAIGN: "flows.lock_campaign.lock_campaign",
+        },
+        preload="flows.evaluate_release.preload",
+        name="evaluation",
+        api_logging=True,
+    )

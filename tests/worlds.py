@@ -1,0 +1,148 @@
+"""A small federation in memory: real ledgers, outboxes, signatures and rounds, a numpy model.
+
+The work of a site is a fake that draws a fresh random delta at every training, so that a second
+draw that leaves a site shows as other bytes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from fl_core.artifacts.memory import MemoryStore
+from fl_core.artifacts.store import ObjectStore
+from fl_core.assembly import Assembly
+from fl_core.campaign.campaign import Campaign
+from fl_core.campaign.roster import RosterEntry, enrol
+from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.policy_documents import Series, SitePolicy
+from fl_core.rounds.plan import open_campaign
+from fl_core.rounds.site_round import Site
+from fl_core.updates.outbox import Outbox
+from fl_core.updates.records import GateReport
+from fl_core.updates.signing import generate_key, public_hex
+
+SUITE = "5" * 64
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+AFTER_DEADLINE = NOW + timedelta(days=1)
+
+
+def campaign_of(sites: tuple[str, ...] = ("a", "b", "c"), **changes: object) -> Campaign:
+    """Return a locked campaign of tiny shapes under RecordDp; ``changes`` replace fields."""
+    fields: dict[str, object] = {
+        "id": "tiny",
+        "base_model": {"name": "tiny-base", "sha256": "b" * 64},
+        "sites": sites,
+        "max_rounds": 6,
+        "task": {"labels": ("yes", "no"), "max_tokens": 8},
+        "adapter": {
+            "rank": 2,
+            "alpha": 4,
+            "targets": ("query",),
+            "modules": {"layer.query": (3, 4)},
+            "head_inputs": 4,
+        },
+        "training": {"local_steps": 8, "batch_size": 16, "learning_rate": 0.1},
+        "privacy": {
+            "record": {
+                "epsilon": 8.0,
+                "delta": 1e-5,
+                "clip_norm": 0.3,
+                "sampling_rate": 0.1,
+                "noise_multiplier": 0.8,
+            }
+        },
+        "gate": {"name": "tiny-suite", "sha256": SUITE},
+        "evaluation": {"holdout": {"name": "tiny-holdout", "sha256": "d" * 64}},
+    }
+    return Campaign.model_validate(fields | changes)
+
+
+NO_PRIVACY = {"none": {"reason": "made-up numbers, nothing to protect"}}
+
+
+PASSED = GateReport(suite_sha256=SUITE, passed=True)
+
+
+@dataclass
+class FakeWork:
+    """A site's work without a model: every training is a fresh draw."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    report: GateReport = PASSED
+    rng: np.random.Generator = field(default_factory=np.random.default_rng)
+    trainings: int = 0
+    fails_with: Exception | None = None
+    on_train: Callable[[], None] = lambda: None
+
+    def gate(self) -> GateReport:
+        return self.report
+
+    def train(self, base: Mapping[str, bytes]) -> dict[str, np.ndarray]:  # noqa: ARG002
+        self.trainings += 1
+        self.on_train()
+        if self.fails_with is not None:
+            raise self.fails_with
+        return {
+            name: self.rng.normal(size=shape).astype(np.float32)
+            for name, shape in sorted(self.shapes.items())
+        }
+
+
+@dataclass
+class World:
+    """A campaign frozen in a store, with its sites and their own stores."""
+
+    assembly: Assembly
+    store: ObjectStore
+    sites: dict[str, Site]
+    works: dict[str, FakeWork]
+    ledgers: dict[str, ObjectStore]
+    outboxes: dict[str, ObjectStore]
+
+
+def policy_of(campaign: Campaign, site: str, **changes: object) -> SitePolicy:
+    """Return a policy that allows the campaign; ``changes`` replace fields."""
+    record = campaign.privacy.record
+    fields: dict[str, object] = {
+        "dataset": f"data-{site}",
+        "epsilon": 8.0,
+        "delta": 1e-5,
+        "series": None
+        if record is None
+        else Series(
+            noise_multiplier=record.noise_multiplier,
+            sampling_rate=record.sampling_rate,
+            max_steps=campaign.total_steps,
+        ),
+        "base_models": "*",
+        "suites": "*",
+        "campaigns": (campaign.digest,),
+        "without_guarantee": record is None,
+    }
+    return SitePolicy.model_validate(fields | changes)
+
+
+def world_of(campaign: Campaign, **policy_changes: object) -> World:
+    """Freeze a campaign in memory, enrol its sites, and open a ledger at each."""
+    store = MemoryStore()
+    assembly = open_campaign(store, campaign)
+    sites, works, ledgers, outboxes = {}, {}, {}, {}
+    for name in campaign.sites:
+        key = generate_key()
+        enrol(store, RosterEntry(site=name, signing_key=public_hex(key), since=NOW))
+        policy = policy_of(campaign, name, **policy_changes)
+        ledgers[name], outboxes[name] = MemoryStore(), MemoryStore()
+        Ledger.create(ledgers[name], dataset=policy.dataset, unit=policy.unit, key=key, now=NOW)
+        sites[name] = open_site(name, key, policy, ledgers[name], outboxes[name])
+        works[name] = FakeWork(assembly.shapes, rng=np.random.default_rng(len(works)))
+    return World(assembly, store, sites, works, ledgers, outboxes)
+
+
+def open_site(name, key, policy, ledger_store, outbox_store) -> Site:
+    """Return a site over the given stores, as a process that has just started would."""
+    ledger = Ledger(
+        ledger_store, dataset=policy.dataset, unit=policy.unit, key=key, clock=lambda: NOW
+    )
+    return Site(name=name, key=key, policy=policy, ledger=ledger, outbox=Outbox(outbox_store))
