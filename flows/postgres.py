@@ -108,7 +108,7 @@ def require_database(server_url: str, name: str) -> None:
         ServerFailed: The server does not answer, or does not allow it.
     """
     import psycopg2  # type: ignore[import-untyped]
-    from psycopg2 import errors, sql  # type: ignore[import-untyped]
+    from psycopg2 import errors, sql
 
     try:
         with contextlib.closing(psycopg2.connect(server_url, connect_timeout=10)) as connection:
@@ -166,11 +166,18 @@ def _let_pass(path: Path) -> None:
 def _socket_folder(data: Path, user: tuple[int, int] | None) -> Path:
     if len(str(data / ".s.PGSQL.5432").encode()) <= _LONGEST_SOCKET_PATH:
         return data
-    # The name is random and the folder new: a fixed name in a shared folder could be somebody's.
-    name = sha256(str(data).encode()).hexdigest()[:8]
-    folder = Path(tempfile.mkdtemp(prefix=f"fedloom-{name}-"))
-    if user is not None:
+    name = sha256(str(data).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"fedloom-{name}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if user is not None and folder.lstat().st_uid == os.geteuid():
         os.chown(folder, *user)
+    found = folder.lstat()
+    owner = os.geteuid() if user is None else user[0]
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o077:
+        raise ServerFailed(
+            f"{folder} is not a folder that only PostgreSQL's account may enter, expected one for "
+            "its socket; remove it, or choose a --home with a shorter path",
+        )
     return folder
 
 

@@ -11,6 +11,7 @@ The file is run by its path with ``python -I -S``, so it imports the standard li
 Processes are named by pid *and* start time; a recycled pid is never signalled. Linux only.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -48,13 +49,28 @@ class _Stat:
     pid: int
     state: str
     group: int
+    n_threads: int
     started_ticks: int
+
+    @property
+    def is_gone(self) -> bool:
+        # A leader is a zombie while its other threads still end, and until the last one has,
+        # the process' files and ports are open.
+        return self.state in "ZX" and self.n_threads <= 1
 
 
 def started_ticks(pid: int) -> int | None:
     """The start time of a living process in clock ticks since boot, or None if there is none."""
     stat = _stat(pid)
-    return None if stat is None or stat.state in "ZX" else stat.started_ticks
+    return None if stat is None or stat.is_gone else stat.started_ticks
+
+
+def born_ticks(pid: int) -> int:
+    """The start time of a child that its parent has not waited for, whether it lives or not."""
+    stat = _stat(pid)
+    if stat is None:
+        raise ProcessLookupError(f"process {pid} is gone, expected a child not waited for yet")
+    return stat.started_ticks
 
 
 def _stat(pid: int) -> _Stat | None:
@@ -64,7 +80,7 @@ def _stat(pid: int) -> _Stat | None:
         return None
     # The command name may hold spaces and parentheses, so the fields start after the last one.
     fields = text[text.rindex(")") + 2 :].split()
-    return _Stat(pid, fields[0], int(fields[2]), int(fields[19]))
+    return _Stat(pid, fields[0], int(fields[2]), int(fields[17]), int(fields[19]))
 
 
 def members(group: Group) -> list[int]:
@@ -75,7 +91,7 @@ def members(group: Group) -> list[int]:
     found = []
     for entry in _PROC.iterdir():
         stat = _stat(int(entry.name)) if entry.name.isdigit() else None
-        if stat is None or stat.group != group.pid or stat.state in "ZX":
+        if stat is None or stat.group != group.pid or stat.is_gone:
             continue
         if leader is not None or _carries_token(stat.pid, group.token):
             found.append(stat.pid)
@@ -117,16 +133,20 @@ def _living(groups: list[Group]) -> list[Group]:
 
 
 def _signal(group: Group, number: int) -> None:
-    # PostgreSQL's postmaster must be told alone: it ends its own children in order.
-    alone = number not in (signal.SIGTERM, signal.SIGKILL) and started_ticks(group.pid) is not None
-    for pid in [group.pid] if alone else members(group):
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
+    with contextlib.suppress(ProcessLookupError):
+        if started_ticks(group.pid) != group.started_ticks:
+            for pid in members(group):
+                os.kill(pid, number)
+        elif number in {signal.SIGTERM, signal.SIGKILL}:
+            # One call for all: a member that is just forking cannot slip through.
+            os.killpg(group.pid, number)
+        else:
+            # PostgreSQL's postmaster is told alone and ends its own children in order.
+            os.kill(group.pid, number)
 
 
-def _watch(lines: list[str]) -> list[Group]:
+def watched_groups(lines: list[str]) -> list[Group]:
+    """Read the owner's lines: what to end once it is gone."""
     groups: dict[int, Group] = {}
     for line in lines:
         order = json.loads(line)
@@ -145,7 +165,7 @@ def main() -> None:
     # A terminal's Ctrl-C and hang-up are the owner's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    groups = _watch(sys.stdin.readlines())
+    groups = watched_groups(sys.stdin.readlines())
     end_groups(groups)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from fl_core.errors import PortInUse, ServerFailed
 from flows import process_guard
-from flows.process_guard import TOKEN_VARIABLE, Group, end_groups, members, started_ticks
+from flows.process_guard import TOKEN_VARIABLE, Group, born_ticks, end_groups, started_ticks
 
 logger = logging.getLogger(__name__)
 
@@ -173,20 +173,13 @@ def spawn(command: Command) -> ServerProcess:
         pid=child.pid,
         url=command.url,
         log_path=command.log_path,
-        started_ticks=_ticks(child.pid, command),
+        started_ticks=born_ticks(child.pid),
         token=token,
         stop_signal=int(command.stop_signal),
         grace_s=command.grace_s,
     )
     _tell_guards(json.dumps(asdict(server.group)))
     return server
-
-
-def _ticks(pid: int, command: Command) -> int:
-    ticks = started_ticks(pid)
-    if ticks is None:
-        raise _ended_early(command.name, command.log_path)
-    return ticks
 
 
 def is_alive(server: ServerProcess) -> bool:
@@ -291,19 +284,20 @@ def stop_all(
         groups = [replace(group, grace_s=timeout_s) for group in groups]
     killed = {group.pid for group in end_groups(groups)}
     for server in servers:
-        child = _children.pop(server.pid, None)
-        if child is not None and not members(server.group):
-            child.wait(timeout=5)
+        child = _children.get(server.pid)
+        if child is not None and child.poll() is not None:
+            del _children[server.pid]
         _tell_guards(json.dumps({"forget": server.pid}))
     return [server for server in servers if server.pid in killed]
 
 
 @contextlib.contextmanager
 def ended_with_this_process() -> Iterator[None]:
-    """Make sure that what is started inside does not outlive this process.
+    """Make sure that what is started inside does not outlive a failure of this process.
 
-    The guard acts when this process ends without having stopped its servers, also by SIGKILL.
-    Leaving the context normally releases them: what still runs then goes on.
+    When this process ends inside the context, also by SIGKILL, or leaves it by an exception, all
+    processes started inside and not stopped since are ended. Leaving it normally releases them:
+    they go on.
     """
     guard = subprocess.Popen(
         [sys.executable, "-I", "-S", str(process_guard.__file__)],
@@ -315,10 +309,13 @@ def ended_with_this_process() -> Iterator[None]:
     _guards.append(guard)
     try:
         yield
-    finally:
+    except BaseException:
         _guards.remove(guard)
-        guard.kill()
-        guard.wait()
+        guard.communicate()  # closes the pipe, on which the guard ends what it watches
+        raise
+    _guards.remove(guard)
+    guard.kill()
+    guard.communicate()
 
 
 def _tell_guards(line: str) -> None:

@@ -10,7 +10,7 @@ import json
 import sys
 import sysconfig
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fl_core.errors import ServerFailed
@@ -87,7 +87,7 @@ class S3Identity:
 
     name: str
     access_key: str
-    secret_key: str
+    secret_key: str = field(repr=False)
     actions: tuple[str, ...] = ("Admin",)
 
     def as_json(self) -> dict[str, object]:
@@ -139,10 +139,7 @@ def start_seaweed(
     require_free_ports("s3", ports.all())
     folder = folder.resolve()
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    config = folder / "s3.json"
-    admin = S3Identity("coordinator", access_key, secret_key)
-    config.touch(mode=0o600)
-    config.write_text(json.dumps({"identities": [i.as_json() for i in (admin, *identities)]}))
+    config = write_identities(folder, access_key, secret_key, identities=identities)
     command = Command(
         name="s3",
         argv=[program("weed"), *_weed_arguments(folder / "data", config, ports)],
@@ -156,6 +153,17 @@ def start_seaweed(
     )
     volumes = len(list((folder / "data").glob("*.dat")))
     return wait_until(spawn(command), lambda: _is_serving(ports, n_volumes=volumes), timeout_s=90)
+
+
+def write_identities(
+    folder: Path, access_key: str, secret_key: str, *, identities: Sequence[S3Identity] = ()
+) -> Path:
+    """Write the file of S3 identities, the administrator first; a running server needs SIGHUP."""
+    config = folder / "s3.json"
+    everyone = (S3Identity("coordinator", access_key, secret_key), *identities)
+    config.touch(mode=0o600)
+    config.write_text(json.dumps({"identities": [each.as_json() for each in everyone]}))
+    return config
 
 
 def _is_serving(ports: SeaweedPorts, *, n_volumes: int) -> bool:
@@ -251,7 +259,7 @@ class S3Access:
 
     endpoint: str
     access_key: str
-    secret_key: str
+    secret_key: str = field(repr=False)
 
     def environment(self) -> dict[str, str]:
         """The variables that boto3 and MLflow's S3 artifact repository read."""
@@ -298,10 +306,13 @@ def start_mlflow(
         name="mlflow",
         argv=[
             *(sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port)),
-            *("--workers", "1", "--backend-store-uri", backend),
-            *("--artifacts-destination", destination),
+            *("--workers", "1"),
         ],
-        env=MLFLOW_ENV | (s3.environment() if s3 else {}),
+        # Not as arguments: everybody on the machine can read those, and an address may hold a
+        # password.
+        env=MLFLOW_ENV
+        | {"MLFLOW_BACKEND_STORE_URI": backend, "MLFLOW_ARTIFACTS_DESTINATION": destination}
+        | (s3.environment() if s3 else {}),
         folder=folder / "work",
         log_path=folder / "server.log",
         url=f"http://{LOOPBACK}:{port}",

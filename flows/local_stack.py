@@ -1,0 +1,318 @@
+"""One home folder's servers: PostgreSQL, S3, Prefect, MLflow.
+
+``start`` brings everything up and returns when it is healthy, ``connect`` finds a stack that runs
+already, ``stop`` ends it. Whatever state the last run left, also after SIGKILL or a lost machine,
+``start`` ends what is left over and starts again over the same data. Several stacks run side by
+side in several homes.
+
+Layout of a home: ``stack.json`` (ports, keys), ``run/`` (process records, workers' logs),
+``postgres/``, ``s3/``, ``prefect/``, ``mlflow/`` (data and ``server.log`` each), ``coordinator/``,
+``evaluation/``, ``sites/<name>/``, ``holdouts/``.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from fl_core.errors import CampaignError, ServerFailed
+from flows.postgres import require_database, start_postgres
+from flows.processes import (
+    ServerProcess,
+    answers,
+    ended_with_this_process,
+    is_alive,
+    last_lines,
+    stop_all,
+)
+from flows.servers import (
+    S3Access,
+    start_mlflow,
+    start_prefect,
+    start_seaweed,
+    write_identities,
+)
+from flows.stack_file import (
+    BUCKET,
+    MLFLOW_BUCKET,
+    S3Keys,
+    StackFile,
+    forget_process,
+    prepared_stack_file,
+    read_stack_file,
+    record_process,
+    recorded_processes,
+    write_stack_file,
+)
+
+DEFAULT_HOME = Path(".fedloom")
+SERVERS = ("postgres", "s3", "prefect", "mlflow")
+"""Names of the servers; every other process of a stack is a worker."""
+
+_DATABASES = ("prefect", "mlflow")
+_HEALTH_PATHS = {"s3": "/healthz", "prefect": "/api/health", "mlflow": "/health"}
+
+OnProgress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A running stack.
+
+    Attributes:
+        home: Its home folder, absolute.
+        file: Ports and keys.
+        seconds: Time from the call of ``start`` until each server was healthy; empty for a stack
+            that was found running.
+    """
+
+    home: Path
+    file: StackFile
+    seconds: Mapping[str, float]
+
+    @property
+    def prefect_url(self) -> str:
+        """Prefect's UI."""
+        return f"http://127.0.0.1:{self.file.prefect_port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        """MLflow's UI and tracking URI."""
+        return f"http://127.0.0.1:{self.file.mlflow_port}"
+
+    @property
+    def s3_endpoint(self) -> str:
+        """The S3 endpoint."""
+        return f"http://127.0.0.1:{self.file.s3_ports['s3']}"
+
+    def processes(self) -> dict[str, ServerProcess]:
+        """All processes of the stack by name, as recorded now."""
+        return recorded_processes(self.home)
+
+
+def start(
+    home: Path,
+    *,
+    sites: Sequence[str] = (),
+    prefect_port: int | None = None,
+    mlflow_port: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> Stack:
+    """Start the servers of a home, or return the stack that runs there already.
+
+    Args:
+        home: Home folder; made when absent.
+        sites: Sites that need access to the store, beside those that have it.
+        prefect_port: Port for Prefect from now on; None keeps the one of before.
+        mlflow_port: Port for MLflow from now on; None keeps the one of before.
+        on_progress: Told what becomes healthy.
+
+    Raises:
+        PortInUse: A stated port, or one of before, has another listener.
+        ServerFailed: A server did not start; the others are stopped again.
+    """
+    home = home.resolve()
+    for folder in ("run", "coordinator/prefect", "holdouts"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    tell = on_progress or (lambda _: None)
+    with _exclusive(home):
+        running = connect(home)
+        if running is not None:
+            for site in sites:
+                running = add_site(running, site)
+            return running
+        _end_recorded(home)
+        file = prepared_stack_file(
+            home, sites=tuple(sites), prefect_port=prefect_port, mlflow_port=mlflow_port
+        )
+        stack = Stack(home, file, _start_servers(home, file, tell))
+        _make_buckets(stack)
+    return stack
+
+
+def _start_servers(home: Path, file: StackFile, tell: OnProgress) -> dict[str, float]:
+    began = time.monotonic()
+    seconds: dict[str, float] = {}
+
+    def up(server: ServerProcess) -> None:
+        record_process(home, server)
+        seconds[server.name] = round(time.monotonic() - began, 1)
+        tell(f"{server.name} is up after {seconds[server.name]:.1f} s")
+
+    def s3() -> None:
+        keys = file.coordinator
+        up(
+            start_seaweed(
+                home / "s3",
+                access_key=keys.access_key,
+                secret_key=keys.secret_key,
+                ports=file.seaweed_ports,
+                identities=file.identities(),
+            )
+        )
+
+    # In this order: a failure ends all processes, which ends the waiting of the other threads.
+    with ThreadPoolExecutor(max_workers=3) as pool, ended_with_this_process():
+        futures: list[Future[None]] = [pool.submit(s3)]
+        database = _database_urls(home, up)
+        futures.append(pool.submit(lambda: up(_prefect(home, file, database("asyncpg")))))
+        futures.append(pool.submit(lambda: up(_mlflow(home, file, database("psycopg2")))))
+        for future in as_completed(futures):
+            future.result()
+    return seconds
+
+
+def _prefect(home: Path, file: StackFile, database_url: str) -> ServerProcess:
+    return start_prefect(home / "prefect", database_url=database_url, port=file.prefect_port)
+
+
+def _mlflow(home: Path, file: StackFile, backend_uri: str) -> ServerProcess:
+    endpoint = f"http://127.0.0.1:{file.s3_ports['s3']}"
+    keys = file.coordinator
+    return start_mlflow(
+        home / "mlflow",
+        backend_uri=backend_uri,
+        artifacts_uri=f"s3://{MLFLOW_BUCKET}",
+        s3=S3Access(endpoint, keys.access_key, keys.secret_key),
+        port=file.mlflow_port,
+    )
+
+
+def _database_urls(home: Path, up: Callable[[ServerProcess], None]) -> Callable[[str], str]:
+    """Start PostgreSQL or use the stated one; a driver's name gives its user's database."""
+    by_driver = {"asyncpg": "prefect", "psycopg2": "mlflow"}
+    own = os.environ.get("FEDLOOM_POSTGRES_URL")
+    if own is None:
+        database = start_postgres(home / "postgres", databases=_DATABASES)
+        up(database.process)
+        return lambda driver: database.url(by_driver[driver], driver=driver)
+    parts = urlsplit(own)
+    if parts.scheme not in {"postgresql", "postgres"}:
+        raise CampaignError(
+            f"FEDLOOM_POSTGRES_URL starts with {parts.scheme!r}, expected "
+            "postgresql://user:password@host:port/database; correct or unset it"
+        )
+    for name in _DATABASES:
+        require_database(own, name)
+    return lambda driver: urlunsplit(
+        parts._replace(scheme=f"postgresql+{driver}", path=f"/{by_driver[driver]}")
+    )
+
+
+def _make_buckets(stack: Stack) -> None:
+    # Not at the top: boto3 takes a third of a second that `fedloom --help` need not wait for.
+    from tasks.object_store import S3Location, ensure_bucket
+    from tasks.object_store import connect as connect_store
+
+    keys = stack.file.coordinator
+    for bucket in (BUCKET, MLFLOW_BUCKET):
+        location = S3Location(
+            bucket,
+            endpoint=stack.s3_endpoint,
+            access_key=keys.access_key,
+            secret_key=keys.secret_key,
+        )
+        ensure_bucket(connect_store(location))
+
+
+def connect(home: Path) -> Stack | None:
+    """The stack that runs over a home, or None when any of its servers is not running and healthy.
+
+    Raises:
+        ObjectCorrupt: ``stack.json`` is not readable as such.
+    """
+    home = home.resolve()
+    file = read_stack_file(home)
+    if file is None:
+        return None
+    processes = recorded_processes(home)
+    expected = [name for name in SERVERS if name != "postgres" or "postgres" in processes]
+    if not all(name in processes and is_alive(processes[name]) for name in expected):
+        return None
+    healthy = all(answers(processes[name].url + path) for name, path in _HEALTH_PATHS.items())
+    return Stack(home, file, {}) if healthy else None
+
+
+def stop(home: Path, *, on_progress: OnProgress | None = None) -> list[str]:
+    """End everything that runs for a home: workers, then servers, PostgreSQL last.
+
+    Returns:
+        Names of the processes that were running; a second call returns an empty list.
+    """
+    home = home.resolve()
+    if not home.is_dir():
+        return []
+    with _exclusive(home):
+        return _end_recorded(home, on_progress)
+
+
+def _end_recorded(home: Path, on_progress: OnProgress | None = None) -> list[str]:
+    processes = recorded_processes(home)
+    workers = [each for name, each in processes.items() if name not in SERVERS]
+    servers = [processes[name] for name in ("prefect", "mlflow", "s3") if name in processes]
+    database = [processes[name] for name in ("postgres",) if name in processes]
+    ended = []
+    for group in (workers, servers, database):
+        running = [each.name for each in group if is_alive(each)]
+        stop_all(group)
+        for each in group:
+            forget_process(home, each)
+        if running and on_progress is not None:
+            on_progress(f"stopped {', '.join(running)}")
+        ended += running
+    return ended
+
+
+def dead_processes(stack: Stack) -> list[ServerProcess]:
+    """Processes of a stack that ended although nobody stopped them."""
+    return [each for each in stack.processes().values() if not is_alive(each)]
+
+
+def require_alive(stack: Stack) -> None:
+    """Refuse to go on when a process of the stack has ended.
+
+    Raises:
+        ServerFailed: Names the process and the end of its log.
+    """
+    for each in dead_processes(stack):
+        raise ServerFailed(
+            f"the {each.name} process ended, expected it to run until the stack is stopped; "
+            f"its log ends with: {last_lines(each.log_path)}",
+            hint=f"the whole log is {each.log_path}",
+        )
+
+
+def add_site(stack: Stack, site: str) -> Stack:
+    """Give a site its own keys for the store while the stack runs; its keys stay if it has some."""
+    if site in stack.file.sites:
+        return stack
+    file = stack.file.model_copy(update={"sites": {**stack.file.sites, site: S3Keys.draw()}})
+    write_stack_file(stack.home, file)
+    keys = file.coordinator
+    write_identities(
+        stack.home / "s3", keys.access_key, keys.secret_key, identities=file.identities()
+    )
+    # SeaweedFS reads its identities again on SIGHUP.
+    os.kill(stack.processes()["s3"].pid, signal.SIGHUP)
+    return Stack(stack.home, file, stack.seconds)
+
+
+@contextlib.contextmanager
+def _exclusive(home: Path) -> Iterator[None]:
+    """One start or stop at a time over a home; the lock ends with its process."""
+    (home / "run").mkdir(exist_ok=True)
+    with (home / "run" / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServerFailed(
+                f"another process starts or stops the stack in {home}, expected only one; "
+                "wait until it is done",
+            ) from None
+        yield

@@ -1,0 +1,143 @@
+"""The workers of a local stack, and the settings that each process gets.
+
+Settings are handed over as environment variables and made here in one place: the coordinator's
+processes get its keys, a site's process its own and nothing of the coordinator. A real site runs
+the same command on its own machine with its own settings; here it is a process beside the
+servers, with its own folder, which reaches them by outgoing HTTP only.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fl_core.errors import CampaignError
+from flows.local_stack import Stack
+from flows.processes import Command, ServerProcess, is_alive, spawn
+from flows.servers import PREFECT_ENV
+from flows.stack_file import BUCKET, S3Keys, record_process
+
+FEDLOOM = (sys.executable, "-m", "flows.cli.main")
+"""The command ``fedloom`` of this very installation."""
+
+
+def start_worker(
+    stack: Stack, name: str, argv: Sequence[str], env: Mapping[str, str]
+) -> ServerProcess:
+    """Start a worker of the stack; its log is ``run/<name>.log``.
+
+    Args:
+        stack: A running stack.
+        name: What people call it, such as ``site north``; a running one of that name is returned.
+        argv: Program and arguments.
+        env: All of its settings; nothing of the caller's PREFECT_, MLFLOW_ or FEDLOOM_ variables
+            reaches it otherwise.
+    """
+    running = stack.processes().get(name)
+    if running is not None and is_alive(running):
+        return running
+    if "PREFECT_HOME" in env:
+        Path(env["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    plain = name.replace(" ", "-")
+    folder = stack.home / "run"
+    worker = spawn(
+        Command(
+            name=name,
+            argv=argv,
+            env=env,
+            folder=folder / f"{plain}.work",
+            log_path=folder / f"{plain}.log",
+        )
+    )
+    record_process(stack.home, worker)
+    return worker
+
+
+def start_coordinator_worker(stack: Stack) -> ServerProcess:
+    """Start Prefect's own process worker on the coordinator's pool, which must exist."""
+    argv = [*(sys.executable, "-m", "prefect", "worker", "start"), *("--name", "coordinator")]
+    return start_worker(
+        stack,
+        "coordinator",
+        [*argv, "--pool", "coordinator", "--type", "process"],
+        environment(stack) | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
+    )
+
+
+def environment(stack: Stack) -> dict[str, str]:
+    """The settings of every process of the coordinator; they hold its keys."""
+    keys = stack.file.coordinator
+    client_home = stack.home / "coordinator" / "prefect"
+    return {
+        **_client_environment(stack, client_home, keys),
+        "MLFLOW_TRACKING_URI": stack.mlflow_url,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "FEDLOOM_HOME": str(stack.home),
+        "FEDLOOM_HOLDOUTS": str(stack.home / "holdouts"),
+        # A folder of base models is the user's own setting, and the same for every process.
+        **{name: os.environ[name] for name in ("FEDLOOM_MODELS",) if name in os.environ},
+    }
+
+
+def site_environment(stack: Stack, site: str) -> dict[str, str]:
+    """The settings of a site's process: its own keys, no MLflow, nothing of the coordinator.
+
+    Raises:
+        CampaignError: The stack knows no such site.
+    """
+    keys = stack.file.sites.get(site)
+    if keys is None:
+        known = ", ".join(sorted(stack.file.sites)) or "none"
+        raise CampaignError(
+            f"site {site!r} has no keys for the store, expected one of: {known}; "
+            "give the site's name when the stack starts, or add it"
+        )
+    return _client_environment(stack, stack.home / "sites" / site / "prefect", keys)
+
+
+def _client_environment(stack: Stack, prefect_home: Path, keys: S3Keys) -> dict[str, str]:
+    return {
+        **PREFECT_ENV,
+        "PREFECT_API_URL": f"{stack.prefect_url}/api",
+        "PREFECT_HOME": str(prefect_home),
+        "FEDLOOM_STORE": f"s3://{BUCKET}",
+        "FEDLOOM_S3_ENDPOINT": stack.s3_endpoint,
+        "FEDLOOM_S3_ACCESS_KEY": keys.access_key,
+        "FEDLOOM_S3_SECRET_KEY": keys.secret_key,
+    }
+
+
+def site_folders(stack: Stack) -> dict[str, Path]:
+    """The sites of a home that were set up (``fedloom site init``), by name."""
+    found = sorted((stack.home / "sites").glob("*/site.toml"))
+    return {path.parent.name: path.parent for path in found}
+
+
+def start_workers(stack: Stack) -> list[ServerProcess]:
+    """Register what Prefect must know and start every worker of a home that does not run.
+
+    These are the coordinator's, the evaluation's, and one for each site of the home.
+
+    Raises:
+        ServerFailed: Prefect does not answer.
+    """
+    sites = site_folders(stack)
+    register_pools(stack, sites=sorted(sites))
+    workers = [
+        start_coordinator_worker(stack),
+        start_worker(stack, "evaluation", [*FEDLOOM, "evaluation", "start"], environment(stack)),
+    ]
+    for site, folder in sites.items():
+        argv = [*FEDLOOM, "site", "start", "--home", str(folder)]
+        workers.append(start_worker(stack, f"site {site}", argv, site_environment(stack, site)))
+    return workers
+
+
+def register_pools(stack: Stack, *, sites: Sequence[str]) -> None:
+    """Make the work pools and deployments at the stack's Prefect server; safe to repeat."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.registration import register
+
+    with temporary_settings({PREFECT_API_URL: f"{stack.prefect_url}/api"}):
+        register(sites=sites)
