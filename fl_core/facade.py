@@ -303,9 +303,10 @@ class FedClient:
 
     def download_global_model(self, server: FedServer) -> None:
         """Go on from the server's global model."""
+        tensors = server.global_tensors
         with torch.no_grad():
             for name, parameter in _trained(self.model).items():
-                parameter.copy_(torch.from_numpy(server.global_tensors[name]))
+                parameter.copy_(torch.from_numpy(tensors[name]))
         self._start = _tensors_of(self.model)
         self._start_sha256 = tensors_sha256(self.model)
         self._steps, self._round = 0, server.round

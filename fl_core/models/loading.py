@@ -121,7 +121,7 @@ def load_base(path: Path, task: TaskSpec, *, sha256: str | None) -> LoadedBase:
             f"base model at {path} cannot be loaded for {task.kind}: {type(error).__name__}; "
             "it must be a transformers folder with safetensors weights, or a GGUF file"
         ) from error
-    model = model.float().eval().requires_grad_(requires_grad=False)
+    model.eval().requires_grad_(requires_grad=False)
     return LoadedBase(
         model=model, tokenizer=tokenizer, path=path, hidden_size=int(model.config.hidden_size)
     )
