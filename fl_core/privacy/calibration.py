@@ -59,7 +59,7 @@ def calibrate_noise_multiplier(
     # the next; only the last search decides.
     enough = _bracket_above(lambda z: spent(z, "rdp", LIVE_GRID), target=epsilon)
     if accountant == "pld":
-        search = _Search(target=epsilon, factor=0.75, tolerance=4e-3)
+        search = _Search(target=epsilon, factor=0.75, tolerance=TOLERANCE / 2)
         enough = search.run(lambda z: spent(z, "pld", LIVE_GRID), enough)
     search = _Search(target=epsilon, factor=0.99, tolerance=TOLERANCE)
     if accountant == "rdp":
@@ -86,7 +86,8 @@ class _Search:
     Attributes:
         target: Epsilon to keep.
         factor: By how much to go down (and up by its inverse) until the target lies between.
-        tolerance: Relative distance between the result and a multiplier known to be too small.
+        tolerance: The search ends when epsilon is this close under its target, relatively, or a
+            multiplier this close to the result is known to be too small.
     """
 
     target: float
@@ -101,16 +102,20 @@ class _Search:
         too_little = enough
         while spent(too_little) <= self.target:
             enough = too_little
-            if enough <= SMALLEST_MULTIPLIER:
+            if enough <= SMALLEST_MULTIPLIER or self._is_close(spent(enough)):
                 return enough
             too_little = max(_rounded_up(enough * self.factor), SMALLEST_MULTIPLIER)
-        while enough / too_little > 1 + self.tolerance:
+        while enough / too_little > 1 + self.tolerance and not self._is_close(spent(enough)):
             middle = _rounded_up(math.sqrt(enough * too_little))
             if spent(middle) <= self.target:
                 enough = middle
             else:
                 too_little = middle
         return enough
+
+    def _is_close(self, after: float) -> bool:
+        # Epsilon falls at least as fast as noise grows, so noise is as close as epsilon is.
+        return after >= self.target * (1 - self.tolerance)
 
 
 def _rounded_up(multiplier: float) -> float:

@@ -68,7 +68,7 @@ class LedgerEntry(Document):
             "reserve": has_exchange and self.event is not None and self.reserve_seq is None,
             "commit": has_exchange and self.event is None and self.reserve_seq is not None,
         }
-        if not fits[self.kind]:
+        if not fits[self.kind] or (self.terms is not None and self.kind != "reserve"):
             msg = f"fields do not fit an entry of kind {self.kind}"
             raise ValueError(msg)
         return self
