@@ -1,9 +1,10 @@
 """The store in an S3-compatible server: the only module that talks to S3.
 
 An object is written with ``If-None-Match: *``, so of two writers the server lets one win. Servers
-exist that ignore the header and overwrite (notes in docs/operations); ``require_write_once`` finds
-out before anything depends on it. The SHA-256 of every object travels with it, as the checksum
-that S3 verifies on arrival and as metadata, and is compared again on every read.
+exist that ignore the header and overwrite (rclone and s3rver did when they were measured);
+``require_write_once`` finds out before anything depends on it. The SHA-256 of every object travels
+with it, as the checksum that S3 verifies on arrival and as metadata, and is compared again on
+every read.
 
 boto3's clients may be shared by threads; making one is slow, so a process keeps one per location.
 """
@@ -17,6 +18,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import boto3.session
@@ -106,28 +108,21 @@ class S3Store:
         Raises:
             StoreUnavailable: No answer, wrong credentials, no bucket, no conditional writes.
         """
-        digest = hashlib.sha256(data)
+        pauses_s = iter(_CONFLICT_PAUSES_S)
         with self._reporting("write", key):
-            for pause_s in (*_CONFLICT_PAUSES_S, None):
+            while True:
                 try:
-                    self.client.put_object(
-                        Bucket=self.bucket,
-                        Key=self._name(key),
-                        Body=data,
-                        IfNoneMatch="*",
-                        ChecksumSHA256=base64.b64encode(digest.digest()).decode(),
-                        Metadata={_METADATA: digest.hexdigest()},
-                    )
+                    self._put(key, data)
                 except ClientError as error:
                     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-                    if status == 412:  # noqa: PLR2004  Precondition Failed
+                    if status == HTTPStatus.PRECONDITION_FAILED:
                         return False
-                    if status != 409 or pause_s is None:  # noqa: PLR2004  Conflict
+                    pause_s = next(pauses_s, None)
+                    if status != HTTPStatus.CONFLICT or pause_s is None:
                         raise
                     time.sleep(pause_s)
                 else:
                     return True
-        raise AssertionError  # pragma: no cover  the last pause is None, which returns or raises
 
     def list(self, prefix: str) -> list[str]:
         """Return all keys that start with ``prefix``, sorted.
@@ -145,6 +140,17 @@ class S3Store:
                 for entry in page.get("Contents", [])
             ]
         return sorted(name.removeprefix(self._prefix) for name in found)
+
+    def _put(self, key: str, data: bytes) -> None:
+        digest = hashlib.sha256(data)
+        self.client.put_object(
+            Bucket=self.bucket,
+            Key=self._name(key),
+            Body=data,
+            IfNoneMatch="*",
+            ChecksumSHA256=base64.b64encode(digest.digest()).decode(),
+            Metadata={_METADATA: digest.hexdigest()},
+        )
 
     def _name(self, key: str) -> str:
         return self._prefix + require_key(key)
@@ -181,7 +187,7 @@ def connect(location: S3Location) -> S3Store:
     """Return the store at a location; nothing is sent yet.
 
     Raises:
-        StoreUnavailable: The address is no URL.
+        StoreUnavailable: The address is no URL, or boto3's own configuration is broken.
     """
     client = _client(os.getpid(), location)
     return S3Store(client, bucket=location.bucket, prefix=location.prefix)
@@ -225,8 +231,8 @@ def require_write_once(store: ObjectStore) -> None:
 
 @functools.lru_cache(maxsize=32)
 def _client(process: int, location: S3Location) -> Any:  # noqa: ARG001  a fork must not share sockets
-    session = boto3.session.Session()
     try:
+        session = boto3.session.Session()
         return session.client(
             "s3",
             endpoint_url=location.endpoint,
@@ -244,6 +250,11 @@ def _client(process: int, location: S3Location) -> Any:  # noqa: ARG001  a fork 
     except ValueError as error:
         raise StoreUnavailable(
             f"the store's address {location.endpoint!r} is no URL; use http://host:port"
+        ) from error
+    except BotoCoreError as error:
+        raise StoreUnavailable(
+            f"boto3 cannot be set up for bucket {location.bucket!r}: {error}",
+            hint="check AWS_PROFILE and boto3's own configuration files",
         ) from error
 
 

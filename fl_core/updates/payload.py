@@ -113,9 +113,7 @@ def _read_header(data: bytes, limits: PayloadLimits) -> tuple[dict[str, Any], in
         )
     raw = data[_LENGTH.size : _LENGTH.size + length]
     try:
-        header = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
-        )
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise UpdateRejected("payload", f"header is not JSON: {type(error).__name__}") from error
     if not isinstance(header, dict):
@@ -128,10 +126,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries) != len(pairs):
         raise ValueError("a name occurs twice")
     return entries
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
 
 
 def _require_sound_header(header: dict[str, Any], body_bytes: int, limits: PayloadLimits) -> None:

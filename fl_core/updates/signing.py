@@ -37,7 +37,7 @@ def write_key(key: SigningKey, path: Path) -> None:
     """Write a key as PEM (PKCS8), mode 0600, synced to the disk.
 
     Raises:
-        CampaignError: There is a file already; a key is never replaced.
+        CampaignError: There is a file already (a key is never replaced), or no folder for it.
     """
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
@@ -47,6 +47,8 @@ def write_key(key: SigningKey, path: Path) -> None:
             f"{path} exists, and a signing key is never replaced",
             hint="keep using this key, or choose another folder for a new site",
         ) from error
+    except OSError as error:
+        raise CampaignError(f"cannot write the signing key {path}: {error.strerror}") from error
     with os.fdopen(descriptor, "wb") as file:
         file.write(pem)
         file.flush()

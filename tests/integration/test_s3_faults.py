@@ -329,3 +329,12 @@ def test_impossible_bucket_name_is_told(endpoint):
 def test_address_that_is_no_url_is_told():
     with pytest.raises(StoreUnavailable, match="is no URL"):
         connect(S3Location(bucket="bucket", endpoint="127.0.0.1"))
+
+
+def test_broken_configuration_of_boto3_is_told(monkeypatch):
+    monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
+
+    with pytest.raises(StoreUnavailable, match="no-such-profile") as caught:
+        connect(S3Location(bucket="bucket", endpoint="http://127.0.0.1:9"))
+
+    assert "AWS_PROFILE" in caught.value.hint

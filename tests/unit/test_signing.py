@@ -169,3 +169,8 @@ def test_missing_key_file_names_the_command_that_makes_one(tmp_path):
         read_key(tmp_path / "absent.pem")
 
     assert "site init" in caught.value.hint
+
+
+def test_key_without_a_folder_to_go_to_is_told(tmp_path):
+    with pytest.raises(CampaignError, match="cannot write the signing key"):
+        write_key(generate_key(), tmp_path / "absent" / "site.pem")
