@@ -16,7 +16,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from fl_core.artifacts.documents import from_bytes
 from fl_core.campaign.campaign import Campaign
 from fl_core.errors import CampaignError
 
@@ -59,7 +58,10 @@ def read_campaign(path: Path) -> Campaign:
             hint="`fedloom init` writes a campaign to start from",
         ) from error
     if path.suffix == ".json":
-        return from_bytes(Campaign, data, what=str(path))
+        try:
+            return Campaign.model_validate_json(data)
+        except ValidationError as error:
+            raise CampaignError(_explain(error, str(path))) from error
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -141,7 +143,8 @@ def _walk(value: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _explain(error: ValidationError, source: str) -> str:
-    details = error.errors()
+    # A misspelt key is also a missing one; the misspelling is what helps.
+    details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return f"{source}: {_complaint(details[0])}{more}"
 

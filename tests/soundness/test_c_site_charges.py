@@ -1,0 +1,141 @@
+"""SOUNDNESS, section C, at the level of a round: who charges, on which plan, how often."""
+
+import pytest
+from pydantic import ValidationError
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import read_document
+from fl_core.privacy.mechanism import NoisePlan
+from fl_core.rounds.plan import open_round
+from fl_core.rounds.site_round import client_round
+from fl_core.updates.manifest import Declined, UpdateManifest
+from tests.worlds import NOW, FakeWork, campaign_of, open_site, policy_of, world_of
+
+
+def plan_of(world, number=1):
+    return open_round(world.assembly, world.store, round_number=number, now=NOW)
+
+
+def take_part(world, site, plan):
+    return client_round(
+        site, world.works[site.name], assembly=world.assembly, store=world.store, plan=plan
+    )
+
+
+def test_rule_08_the_site_charges_the_whole_rounds_event_on_its_own_ledger():
+    world = world_of(campaign_of())
+    site = world.sites["a"]
+
+    take_part(world, site, plan_of(world))
+
+    (reserve,) = [e for e in site.ledger.entries() if e.kind == "reserve"]
+    manifest = read_document(world.store, keys.manifest("tiny", 1, "a"), UpdateManifest)
+    assert reserve.event == world.assembly.noise.event
+    assert reserve.event.count == world.assembly.campaign.training.local_steps
+    assert manifest.charge.ledger_seq == reserve.seq
+
+
+def test_rule_09_a_second_plan_for_a_round_is_refused_and_trains_nothing():
+    world = world_of(campaign_of())
+    site = world.sites["a"]
+    first = plan_of(world)
+    take_part(world, site, first)
+    second = first.model_copy(update={"roster_version": 1})
+    other_store = world.store
+    trainings = world.works["a"].trainings
+
+    site_again = open_site("a", site.key, site.policy, world.ledgers["a"], type(other_store)())
+    result = take_part(world, site_again, second)
+
+    assert result.status == "declined"
+    assert world.works["a"].trainings == trainings
+
+
+def test_rule_09_a_campaign_with_a_tenth_of_the_noise_is_another_digest_and_refused():
+    pinned = campaign_of()
+    record = pinned.privacy.record.model_copy(
+        update={"noise_multiplier": 0.08, "epsilon": 1e6, "clip_norm": 0.03}
+    )
+    weaker = campaign_of(privacy={"record": record.model_dump()})
+    world = world_of(weaker)
+    old = world.sites["a"]
+    site = open_site("a", old.key, policy_of(pinned, "a"), world.ledgers["a"], world.outboxes["a"])
+
+    take_part(world, site, plan_of(world))
+
+    declined = read_document(world.store, keys.declined("tiny", 1, "a"), Declined)
+    assert declined.reason == "policy"
+    assert world.works["a"].trainings == 0
+
+
+def test_rule_09_noise_and_event_of_a_plan_cannot_differ():
+    plan = world_of(campaign_of()).assembly.noise
+
+    with pytest.raises(ValidationError, match="does not account for this noise"):
+        NoisePlan.model_validate(plan.model_dump() | {"noise_stddev": plan.noise_stddev / 10})
+
+
+def test_rule_11_a_killed_training_is_tried_once_more_and_never_a_third_time():
+    world = world_of(campaign_of())
+    site = world.sites["a"]
+    plan = plan_of(world)
+
+    class Killed(BaseException):
+        pass
+
+    def die():
+        raise Killed
+
+    world.works["a"] = FakeWork(world.assembly.shapes, on_train=die)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            take_part(world, site, plan)
+
+    result = take_part(world, site, plan)
+
+    declined = read_document(world.store, keys.declined("tiny", 1, "a"), Declined)
+    assert (result.status, declined.reason) == ("declined", "no_update")
+    assert world.works["a"].trainings == 2
+    assert [e.kind for e in site.ledger.entries()] == ["genesis", "reserve"]
+
+
+def test_rule_11_one_reserve_covers_the_retry_after_a_kill():
+    world = world_of(campaign_of())
+    site = world.sites["a"]
+    plan = plan_of(world)
+
+    class Killed(BaseException):
+        pass
+
+    def die():
+        world.works["a"].on_train = lambda: None
+        raise Killed
+
+    world.works["a"].on_train = die
+    with pytest.raises(Killed):
+        take_part(world, site, plan)
+
+    result = take_part(world, site, plan)
+
+    assert result.status == "uploaded"
+    assert [e.kind for e in site.ledger.entries()] == ["genesis", "reserve", "commit"]
+
+
+def test_rule_10_two_campaigns_on_one_dataset_share_its_budget():
+    first = campaign_of(id="first")
+    second = campaign_of(id="second")
+    world = world_of(first, campaigns=(first.digest, second.digest), epsilon=5.0)
+    site = world.sites["a"]
+    take_part(world, site, plan_of(world))
+    other = world_of(second)
+    moved = open_site(
+        "a", other.sites["a"].key, site.policy, world.ledgers["a"], type(world.store)()
+    )
+    moved = type(moved)("a", site.key, site.policy, site.ledger, moved.outbox)
+
+    result = client_round(
+        moved, other.works["a"], assembly=other.assembly, store=other.store, plan=plan_of(other)
+    )
+
+    assert (result.status, result.reason) == ("declined", "budget")
+    assert other.works["a"].trainings == 0
