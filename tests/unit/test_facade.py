@@ -146,7 +146,7 @@ def test_only_trained_parameters_travel():
 def test_ten_clients_learn_in_ten_rounds():
     model = whole_model()
     server = FedServer(model, num_clients=10)
-    options = seeded(learning_rate=2e-3)
+    options = seeded(learning_rate=5e-3)
     clients = [FedClient(model, examples(12, seed=s), options=options) for s in range(10)]
     held_out = examples(60, seed=99)
     before = loss_of(server.model, held_out)
@@ -155,7 +155,7 @@ def test_ten_clients_learn_in_ten_rounds():
         one_round(server, clients)
 
     assert server.round == 11
-    assert loss_of(server.model, held_out) < 0.8 * before
+    assert loss_of(server.model, held_out) < 0.5 * before
 
 
 SENTENCES = {
