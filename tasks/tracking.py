@@ -16,7 +16,14 @@ from typing import Any
 
 from fl_core.artifacts.documents import Document, to_bytes
 from fl_core.campaign.campaign import Campaign
-from tasks.tracking_client import chart_url, connect, ensure_experiment, ensure_run, mlflow_border
+from tasks.tracking_client import (
+    NOTE_TAG,
+    chart_url,
+    connect,
+    ensure_experiment,
+    ensure_run,
+    mlflow_border,
+)
 from tasks.tracking_facts import (
     RoundLog,
     campaign_params,
@@ -31,6 +38,7 @@ from tasks.tracking_note import campaign_note
 
 __all__ = ["LoggedRound", "RoundLog", "close_campaign", "log_round", "write_round"]
 
+SOURCE_TAGS = {"mlflow.user": "coordinator", "mlflow.source.name": "fedloom"}
 _STATUS = {"released": "FINISHED", "skipped": "KILLED", "failed": "FAILED"}
 _BATCH = 500
 
@@ -96,7 +104,7 @@ def write_round(client: Any, log: RoundLog) -> LoggedRound:
     url = chart_url(client.tracking_uri, experiment_id)
     client.set_tag(
         parent_id,
-        "mlflow.note.content",
+        NOTE_TAG,
         campaign_note(client, log.campaign, experiment_id=experiment_id, parent_id=parent_id),
     )
     if log.outcome.round == log.campaign.max_rounds:
@@ -129,7 +137,9 @@ def close_campaign(
     """
     client = connect(tracking_uri)
     with mlflow_border(f"close {campaign.id}"):
-        experiment_id = ensure_experiment(client, campaign.model_name)
+        experiment_id = ensure_experiment(
+            client, campaign.model_name, created_ms=milliseconds(closed)
+        )
         run = _parent(client, campaign, experiment_id=experiment_id, start=closed)
         client.set_tag(run.info.run_id, "ended", reason)
         client.set_terminated(run.info.run_id, "FINISHED", end_time=milliseconds(closed))
@@ -137,7 +147,8 @@ def close_campaign(
 
 def _ensure_campaign(client: Any, log: RoundLog) -> tuple[str, str]:
     campaign = log.campaign
-    experiment_id = ensure_experiment(client, campaign.model_name)
+    opened_ms = milliseconds(log.outcome.opened)
+    experiment_id = ensure_experiment(client, campaign.model_name, created_ms=opened_ms)
     run = _parent(client, campaign, experiment_id=experiment_id, start=log.outcome.opened)
     params = campaign_params(campaign)
     if set(params) - set(run.data.params):
@@ -152,7 +163,7 @@ def _parent(client: Any, campaign: Campaign, *, experiment_id: str, start: datet
         campaign.id,
         start_ms=milliseconds(start),
         name=campaign.id,
-        tags={"campaign_digest": campaign.digest},
+        tags={"campaign_digest": campaign.digest, **SOURCE_TAGS},
     )
 
 
@@ -163,7 +174,7 @@ def _ensure_round(client: Any, log: RoundLog, *, experiment_id: str, parent_id: 
         log.key,
         start_ms=milliseconds(log.outcome.opened),
         name=f"{log.campaign.id} r{log.outcome.round:03d}",
-        tags={"mlflow.parentRunId": parent_id, **outcome_tags(log)},
+        tags={"mlflow.parentRunId": parent_id, **SOURCE_TAGS, **outcome_tags(log)},
     )
     params = round_params(log)
     if set(params) - set(run.data.params):

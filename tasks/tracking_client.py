@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from fl_core.errors import StoreError, StoreUnavailable
+from tasks.tracking_view import VIEW_KEY, VIEW_NAME, VIEW_TAG, view_tag
 
 KEY_TAG = "fedloom.key"
 CHART_VIEW = "compareRunsMode=CHART&workflowType=machine_learning"
+NOTE_TAG = "mlflow.note.content"
 
 _SETTINGS = {
     # mlflow 3.17: waits are 0, 1, 2 s with jitter; about 2.5 s in all for a server that refuses.
@@ -87,13 +89,16 @@ def chart_url(tracking_uri: str, experiment_id: str) -> str:
     """Return the page that shows quality against epsilon with no further click.
 
     MLflow 3.17 opens an experiment in its GenAI view, which hides all metrics; the query switches
-    to the chart view of machine learning runs.
+    to the chart view of machine learning runs, and to the saved view that every experiment gets.
     """
-    return f"{tracking_uri.rstrip('/')}/#/experiments/{experiment_id}/runs?{CHART_VIEW}"
+    page = f"{tracking_uri.rstrip('/')}/#/experiments/{experiment_id}/runs"
+    return f"{page}?{CHART_VIEW}&viewStateShareKey={VIEW_KEY}"
 
 
-def ensure_experiment(client: Any, name: str) -> str:
+def ensure_experiment(client: Any, name: str, *, created_ms: int) -> str:
     """Return the id of the experiment of that name, which is made if there is none.
+
+    The saved view and the note are set where they are missing; what people change stays.
 
     Raises:
         StoreError: A person deleted the experiment; its name stays taken until it is restored.
@@ -103,12 +108,17 @@ def ensure_experiment(client: Any, name: str) -> str:
         kind = {"mlflow.experimentKind": "custom_model_development"}
         client.create_experiment(name, tags=kind)
         found = client.get_experiment_by_name(name)
+    identity = str(found.experiment_id)
     if found.lifecycle_stage != "active":
         raise StoreError(
             f"mlflow experiment {name!r} is deleted, so its name can hold no new runs",
-            hint=f"restore it: mlflow experiments restore --experiment-id {found.experiment_id}",
+            hint=f"restore it: mlflow experiments restore --experiment-id {identity}",
         )
-    return str(found.experiment_id)
+    note = f"[{VIEW_NAME}: open the charts]({chart_url(client.tracking_uri, identity)})"
+    for tag, value in ((VIEW_TAG, view_tag(created_ms=created_ms)), (NOTE_TAG, note)):
+        if tag not in found.tags:
+            client.set_experiment_tag(identity, tag, value)
+    return identity
 
 
 def ensure_run(

@@ -70,21 +70,22 @@ def milliseconds(moment: datetime) -> int:
 def round_metrics(log: RoundLog) -> dict[str, float]:
     """Return the metrics of one round by name; the step of all of them is the round."""
     outcome, evaluation = log.outcome, log.evaluation
-    metrics: dict[str, float] = {
-        "bytes/up": log.bytes_up,
-        "bytes/down": log.bytes_down,
-        "round/seconds": (outcome.closed - outcome.opened).total_seconds(),
-        "dp/enabled": float(log.campaign.privacy.none is None),
-    }
+    metrics: dict[str, float] = {}
+    # A run's page lists them in this order.
     if evaluation is not None:
-        metrics["eval/loss"] = evaluation.loss
         metrics["eval/accuracy"] = evaluation.accuracy
         if evaluation.macro_f1 is not None:
             metrics["eval/macro_f1"] = evaluation.macro_f1
+        metrics["eval/loss"] = evaluation.loss
+    metrics["dp/enabled"] = float(log.campaign.privacy.none is None)
     if log.worst is not None:
+        left = min(b.epsilon_limit - b.epsilon for b in log.budgets.values())
         metrics["dp/epsilon"] = log.worst.epsilon
-        metrics["dp/epsilon_left"] = min(b.epsilon_limit - b.epsilon for b in log.budgets.values())
+        metrics["dp/epsilon_left"] = round(left, 6)  # 3.07, not 3.0700000000000003
         metrics |= {f"site/{name}/epsilon": b.epsilon for name, b in sorted(log.budgets.items())}
+    metrics["round/seconds"] = (outcome.closed - outcome.opened).total_seconds()
+    metrics["bytes/up"] = log.bytes_up
+    metrics["bytes/down"] = log.bytes_down
     return metrics
 
 
@@ -157,29 +158,27 @@ def version_tags(log: RoundLog, *, parent_version: str | None) -> dict[str, str]
             untrained adapter, or from one that is not in MLflow.
     """
     campaign, outcome = log.campaign, log.outcome
-    tags = {
-        "round": str(outcome.round),
-        "closed": outcome.closed.isoformat(),
-        "parent_version": parent_version or "none",
-        "guarantee": guarantee(campaign),
-        "base_model": campaign.base_model.name,
-        "base_sha256": str(campaign.base_model.sha256),
-        "adapter_sha256": str(outcome.result_hash),
-        "parent_adapter_sha256": outcome.base_hash,
-        "store_uri": log.adapter_uri,
-        "code_version": log.code_version,
-        "gate_suite_sha256": str(campaign.gate.sha256),
-        "campaign_digest": campaign.digest,
-        "contributors": joined(outcome.contributors),
-    }
+    tags: dict[str, str] = {}
+    # MLflow shows tags in this order, so what a person looks for comes first.
     if log.worst is not None:
         tags["epsilon"] = f"{log.worst.epsilon:.4g}"
         tags["delta"] = f"{log.worst.delta:g}"
-        tags["accountant"] = log.worst.accountant
         tags["epsilon_per_site"] = joined(
-            f"{name} {b.epsilon:.4g} (delta {b.delta:g})" for name, b in sorted(log.budgets.items())
+            f"{name} {b.epsilon:.4g} (delta {b.delta:g}, {b.accountant})"
+            for name, b in sorted(log.budgets.items())
         )
-    return tags
+    return tags | {
+        "guarantee": guarantee(campaign),
+        "round": str(outcome.round),
+        "parent_version": parent_version or "none",
+        "contributors": joined(outcome.contributors),
+        "base_sha256": str(campaign.base_model.sha256),
+        "adapter_sha256": str(outcome.result_hash),
+        "gate_suite_sha256": str(campaign.gate.sha256),
+        "store_uri": log.adapter_uri,
+        "code_version": log.code_version,
+        "closed": outcome.closed.isoformat(),
+    }
 
 
 def guarantee(campaign: Campaign) -> str:
@@ -209,14 +208,14 @@ def summary(log: RoundLog) -> str:
     parts = []
     if evaluation is not None:
         parts.append(f"accuracy {evaluation.accuracy:.3f}")
-        if evaluation.macro_f1 is not None:
-            parts.append(f"macro-F1 {evaluation.macro_f1:.3f}")
     if log.campaign.privacy.none is not None:
         parts.append("no privacy guarantee")
     elif log.worst is not None:
         parts.append(f"epsilon {log.worst.epsilon:.2f} at delta {log.worst.delta:g} (worst site)")
     else:
         parts.append("epsilon not stated by any site")
+    if evaluation is not None and evaluation.macro_f1 is not None:
+        parts.append(f"macro-F1 {evaluation.macro_f1:.3f}")
     return f"Round {outcome.round}: {', '.join(parts)}"
 
 

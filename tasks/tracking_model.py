@@ -45,8 +45,8 @@ def ensure_version(client: Any, log: RoundLog, *, experiment_id: str, run_id: st
         run_id=run_id,
         model_id=model_id,
         tags={
-            KEY_TAG: log.key,
             **version_tags(log, parent_version=_parent_version(client, log)),
+            KEY_TAG: log.key,
         },
         description=summary(log),
         await_creation_for=0,  # the files are there already, so it is ready when it is made

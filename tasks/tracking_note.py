@@ -7,12 +7,15 @@ were logged. MLflow shows the first lines of a note and folds the rest, hence th
 from typing import Any
 
 from fl_core.campaign.campaign import Campaign
-from tasks.tracking_client import chart_url
+from tasks.tracking_client import NOTE_TAG, chart_url
 from tasks.tracking_facts import guarantee
+from tasks.tracking_view import VIEW_NAME
 
 _ROWS = 40
 _HEADER = (
-    "| round | accuracy | macro-F1 | epsilon (worst site) | epsilon left | version | outcome |\n"
+    # Hard spaces: the page sets no distance between columns.
+    "| round&nbsp; | accuracy&nbsp; | macro-F1&nbsp; | epsilon (worst site)&nbsp; "
+    "| epsilon left&nbsp; | version&nbsp; | outcome |\n"
     "|---|---|---|---|---|---|---|"
 )
 
@@ -27,11 +30,11 @@ def campaign_note(client: Any, campaign: Campaign, *, experiment_id: str, parent
     older = (
         f"\n\n{len(newest) - _ROWS} older rounds are not in this table." if newest[_ROWS:] else ""
     )
+    latest = newest[0].data.tags[NOTE_TAG]
     return (
-        f"**[Quality against epsilon: open the charts]({link})**\n\n"
+        f"{latest}. **[{VIEW_NAME}: open the charts]({link})**\n\n"
         f"{_HEADER}\n" + "\n".join(map(_row, newest[:_ROWS])) + older + "\n\n"
-        f"Guarantee: {guarantee(campaign)}. In the chart `frontier/accuracy` the step is "
-        "1000 x epsilon."
+        f"Guarantee: {guarantee(campaign)}."
     )
 
 

@@ -9,6 +9,7 @@ from round_logs import NO_PRIVACY, digest_of, make_campaign, released, skipped
 from fl_core.errors import ObjectCorrupt, StoreError, StoreUnavailable
 from tasks.tracking import close_campaign, log_round, write_round
 from tasks.tracking_client import connect
+from tasks.tracking_view import VIEW_TAG
 
 
 class Crash(Exception):
@@ -110,6 +111,16 @@ def test_campaign_run_carries_the_curves_and_the_frontier(client, mlflow_server)
     assert parent.data.tags["fedloom.key"] == "curves"
 
 
+def test_view_that_a_person_changed_stays_as_it_is(client, mlflow_server):
+    campaign = make_campaign("own-view")
+    logged = log_round(released(campaign), tracking_uri=mlflow_server)
+    client.set_experiment_tag(logged.experiment_id, VIEW_TAG, "changed")
+
+    log_round(released(campaign, 2), tracking_uri=mlflow_server)
+
+    assert client.get_experiment(logged.experiment_id).tags[VIEW_TAG] == "changed"
+
+
 def test_version_says_its_origin_and_its_guarantee(client, mlflow_server):
     campaign = make_campaign("origin")
     log_round(released(campaign, 1), tracking_uri=mlflow_server)
@@ -122,7 +133,9 @@ def test_version_says_its_origin_and_its_guarantee(client, mlflow_server):
     assert tags["fedloom.key"] == "origin/r2"
     assert (tags["round"], tags["parent_version"]) == ("2", "1")
     assert (tags["epsilon"], tags["delta"]) == ("2.5", "1e-05")
-    assert tags["epsilon_per_site"] == "site-a 2.5 (delta 1e-05), site-b 2.25 (delta 1e-05)"
+    assert tags["epsilon_per_site"] == (
+        "site-a 2.5 (delta 1e-05, pld), site-b 2.25 (delta 1e-05, pld)"
+    )
     assert tags["guarantee"].startswith("record level: epsilon <= 8 at delta 1e-05")
     assert tags["base_sha256"] == digest_of("base")
     assert tags["adapter_sha256"] == log.outcome.result_hash
@@ -184,7 +197,7 @@ def test_note_of_the_campaign_lists_rounds_newest_first_and_links_the_charts(cli
 
     assert logged.chart_url == (
         f"{mlflow_server}/#/experiments/{logged.experiment_id}/runs"
-        "?compareRunsMode=CHART&workflowType=machine_learning"
+        "?compareRunsMode=CHART&workflowType=machine_learning&viewStateShareKey=fedloom"
     )
     assert logged.chart_url in note
     assert rows == [
@@ -256,9 +269,14 @@ def test_doubles_of_a_lost_answer_are_removed(client, mlflow_server):
     first = log_round(released(campaign), tracking_uri=mlflow_server)
     version = client.get_model_version("doubles", first.model_version)
     # What a retried create leaves behind when the first answer was lost.
-    client.create_run(first.experiment_id, tags={"fedloom.key": "doubles/r1", "round": "1"})
+    tags = client.get_run(first.run_id).data.tags
+    client.create_run(first.experiment_id, tags=tags)
     client.create_model_version(
-        "doubles", version.source, tags=version.tags, model_id=version.source.split("/")[-1]
+        "doubles",
+        version.source,
+        tags=version.tags,
+        model_id=version.source.split("/")[-1],
+        await_creation_for=0,
     )
 
     log_round(released(campaign), tracking_uri=mlflow_server)
