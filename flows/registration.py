@@ -14,9 +14,14 @@ from typing import Any
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.exceptions import ObjectNotFound
-from prefect.utilities.callables import parameter_schema_from_entrypoint
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.utilities.callables import (
+    ParameterSchema,
+    parameter_schema,
+    parameter_schema_from_entrypoint,
+)
+from prefect.utilities.importtools import import_object
 
 from fl_core.errors import ServerFailed
 
@@ -177,32 +182,57 @@ def register(*, sites: Sequence[str]) -> None:
 
 
 def _make_pool(client: SyncPrefectClient, pool: Pool) -> None:
-    made = WorkPoolCreate(
+    if pool.type == WORKER_TYPE:
+        client.create_work_pool(_work_pool(pool, _no_choices()), overwrite=True)
+        return
+    from prefect.workers.process import ProcessWorker
+
+    # A person may have changed the template of a stock pool; that is theirs.
+    template = ProcessWorker.get_default_base_job_template()
+    with contextlib.suppress(ObjectAlreadyExists):
+        client.create_work_pool(_work_pool(pool, template))
+
+
+def _work_pool(pool: Pool, template: dict[str, Any]) -> WorkPoolCreate:
+    return WorkPoolCreate(
         name=pool.name,
         type=pool.type,
         description=pool.description,
         concurrency_limit=pool.concurrency_limit,
+        base_job_template=template,
     )
-    if pool.type == WORKER_TYPE:
-        made = made.model_copy(update={"base_job_template": _no_choices()})
-    client.create_work_pool(made, overwrite=True)
 
 
 def _no_choices() -> dict[str, Any]:
     # The server then refuses every job variable; the worker ignores them in any case.
     variables = {"type": "object", "properties": {}, "additionalProperties": False}
-    return {"job_configuration": {}, "variables": variables}
+    # The server wants a configuration that is not empty, although nobody reads it.
+    return {"job_configuration": {"env": {}}, "variables": variables}
 
 
 def _make_deployment(client: SyncPrefectClient, deployment: Deployment) -> None:
-    client.create_deployment(
-        client.create_flow_from_name(deployment.flow_name),
-        deployment.name,
-        work_pool_name=deployment.pool,
-        entrypoint=deployment.entrypoint,
-        description=deployment.description,
-        tags=list(deployment.tags),
+    stated: dict[str, Any] = {
+        "entrypoint": deployment.entrypoint,
+        "description": deployment.description,
+        "tags": list(deployment.tags),
         # Without a schema the start form in the UI is empty.
-        parameter_openapi_schema=parameter_schema_from_entrypoint(deployment.source).model_dump(),
-        enforce_parameter_schema=True,
-    )
+        "parameter_openapi_schema": _parameters(deployment).model_dump(exclude_unset=True),
+        "enforce_parameter_schema": True,
+        "work_pool_name": deployment.pool,
+    }
+    try:
+        found = client.read_deployment_by_name(deployment.full_name)
+    except ObjectNotFound:
+        flow_id = client.create_flow_from_name(deployment.flow_name)
+        client.create_deployment(flow_id, deployment.name, **stated)
+    else:
+        # Creating it again would drop the schedules that people gave it.
+        stated |= {"path": None, "pull_steps": [], "job_variables": {}}
+        client.update_deployment(found.id, DeploymentUpdate(**stated))
+
+
+def _parameters(deployment: Deployment) -> ParameterSchema:
+    if deployment.entrypoint is None:
+        return parameter_schema_from_entrypoint(deployment.source)
+    # Limits and help texts of the start form are only in the flow itself.
+    return parameter_schema(import_object(deployment.entrypoint))

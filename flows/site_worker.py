@@ -48,7 +48,7 @@ from prefect.workers.base import (
 
 from fl_core.errors import ServerFailed
 from flows.child_process import WarmChild
-from flows.warm_child import ChildSetup, Job, RunEnd
+from flows.warm_child import ChildSetup, Job, RunEnd, show_own_logs
 from flows.worker_lock import WorkerLock
 
 WORKER_TYPE = "fedloom-site"
@@ -133,11 +133,12 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
-        async with self, anyio.create_task_group() as loops:
-            loops.start_soon(self._start_loops, loops)
-            await stopped.wait()
-            logger.info("worker stops pool=%s", self._work_pool_name)
-            loops.cancel_scope.cancel()
+        async with self:
+            async with anyio.create_task_group() as loops:
+                loops.start_soon(self._start_loops, loops)
+                await stopped.wait()
+                logger.info("worker stops pool=%s", self._work_pool_name)
+                loops.cancel_scope.cancel()
             await self._drop_run_in_hand()
 
     async def _start_loops(self, loops: anyio.abc.TaskGroup) -> None:
@@ -348,6 +349,7 @@ def run_worker(
     Raises:
         ServerFailed: No API address, another worker on the pool, or a child that does not start.
     """
+    show_own_logs()
     settings = {
         PREFECT_LOGGING_TO_API_ENABLED: api_logging,
         PREFECT_RESULTS_PERSIST_BY_DEFAULT: False,

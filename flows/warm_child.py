@@ -55,7 +55,7 @@ class ChildSetup(Document):
     """
 
     allowed: dict[str, str]
-    preload: str | None
+    preload: str | None = None
     api_logging: bool
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     os.dup2(2, 1)
     lines = os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    show_own_logs()
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read_lines, args=(lines, jobs), daemon=True).start()
 
@@ -90,6 +90,13 @@ def main() -> None:
     while True:
         job = Job.model_validate_json(jobs.get())
         _answer(answers, run_job(job, allowed=setup.allowed))
+
+
+def show_own_logs() -> None:
+    """Write this project's log lines of level INFO to standard error, and others' warnings."""
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    for package in ("flows", "tasks", "fl_core"):
+        logging.getLogger(package).setLevel(logging.INFO)
 
 
 def _read_lines(lines: BinaryIO, jobs: "queue.SimpleQueue[bytes]") -> None:
