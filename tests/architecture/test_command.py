@@ -1,0 +1,107 @@
+"""The command `fedloom`: every command explains itself, shows an example, and speaks JSON."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer.main
+from sources import ROOT
+from typer.testing import CliRunner
+
+from flows.cli.main import app
+
+# Services run until they are stopped; they have no result to print.
+SERVICES = {("site", "start"), ("evaluation", "start")}
+
+DESIGN = {
+    *((w,) for w in ("demo", "up", "down", "init", "check", "run", "status", "simulate")),
+    *((w,) for w in ("enrol", "ledger", "doctor")),
+    *(("site", w) for w in ("init", "start", "approve")),
+}
+
+
+def commands():
+    """Return every command by its words."""
+    root = typer.main.get_command(app)
+    return dict(_walk(root, ()))
+
+
+def _walk(command, words):
+    for name, inner in getattr(command, "commands", {}).items():
+        if hasattr(inner, "commands"):
+            yield from _walk(inner, (*words, name))
+        else:
+            yield (*words, name), inner
+
+
+COMMANDS = commands()
+NAMED = {"ids": " ".join}
+
+
+def help_of(words) -> str:
+    result = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, [*words, "--help"])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_commands_of_the_design_exist():
+    assert set(COMMANDS) >= DESIGN
+
+
+@pytest.mark.parametrize("words", COMMANDS, **NAMED)
+def test_help_of_a_command_shows_an_example(words):
+    shown = help_of(words)
+
+    assert f"Example: fedloom {' '.join(words)}" in shown.replace("`", "")
+
+
+@pytest.mark.parametrize("words", sorted(set(COMMANDS) - SERVICES), **NAMED)
+def test_command_has_a_json_form(words):
+    options = {option for p in COMMANDS[words].params for option in p.opts}
+
+    assert "--json" in options
+
+
+@pytest.mark.parametrize("words", COMMANDS, **NAMED)
+def test_every_option_and_argument_is_explained(words):
+    silent = [p.name for p in COMMANDS[words].params if not getattr(p, "help", None)]
+
+    assert [name for name in silent if name != "help"] == []
+
+
+def test_help_works_in_a_process_of_its_own():
+    found = subprocess.run(
+        [f"{sys.prefix}/bin/fedloom", "--help"], capture_output=True, text=True, check=True
+    )
+
+    assert all(words[0] in found.stdout for words in COMMANDS)
+
+
+@pytest.fixture
+def template(tmp_path):
+    file = tmp_path / "first.toml"
+    fedloom("init", str(file), "--id", "first")
+    return file
+
+
+def fedloom(*words):
+    command = [f"{sys.prefix}/bin/fedloom", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT / "tests")
+
+
+def test_json_is_the_only_thing_on_stdout(template):
+    found = fedloom("check", str(template), "--json")
+
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["id"] == "first"
+
+
+def test_bad_input_is_one_error_with_exit_code_2(template):
+    template.write_text(template.read_text().replace("epsilon = 8.0", "epsilon = 0"))
+
+    found = fedloom("check", str(template))
+
+    assert found.returncode == 2
+    assert "epsilon" in found.stderr
+    assert "Traceback" not in found.stderr
