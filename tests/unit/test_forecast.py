@@ -82,7 +82,7 @@ def test_rounds_without_guarantee_are_not_counted():
 def test_campaign_that_passes_its_own_epsilon_is_refused_with_the_noise_it_needs():
     require_campaign_budget(campaign_of())
 
-    with pytest.raises(IncompatibleParts, match="8.4") as caught:
+    with pytest.raises(IncompatibleParts, match=r"8\.4") as caught:
         require_campaign_budget(campaign_of(max_rounds=7))
 
     needed = float(str(caught.value).split("use ")[1].split(" or more")[0])
