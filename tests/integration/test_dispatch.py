@@ -1,8 +1,6 @@
 """Registration and dispatch against a real Prefect server, with states set as workers set them."""
 
-import json
 import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +16,8 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.results import ResultRecord, ResultRecordMetadata
+from prefect.serializers import PickleSerializer
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
@@ -310,30 +310,32 @@ class _Payload:
 
 
 def test_result_that_a_site_names_is_never_read(client: SyncPrefectClient, tmp_path: Path) -> None:
-    # notes of PrefectHQ/prefect 3.8.8: whoever sets a state names serializer and storage key.
+    # prefect 3.8.8: whoever sets a state names the serializer and the object that a reader loads.
     planted = tmp_path / "planted"
-    pickled = pickle.dumps(_Payload(planted))
-    record = {"metadata": {"storage_key": "evil"}, "result": pickled.decode("latin-1")}
-    (tmp_path / "evil").write_bytes(json.dumps(record).encode())
+    metadata = ResultRecordMetadata(
+        storage_key=str(tmp_path / "evil"), serializer=PickleSerializer(picklelib="pickle")
+    )
+    record = ResultRecord(result=_Payload(planted), metadata=metadata)
+    (tmp_path / "evil").write_bytes(record.serialize())
     dispatch.ensure_sessions("hostile", sites=("north",), run="r1")
     run_id = dispatch.session_runs("hostile")["north"].run_id
     _set(client, run_id, Pending(), Running())
-    data = {"serializer": {"type": "pickle"}, "storage_key": str(tmp_path / "evil")}
-    answer = httpx.post(
-        f"{client.api_url}flow_runs/{run_id}/set_state",
-        json={"state": {"type": "COMPLETED", "data": data}, "force": True},
-    )
-    assert answer.is_success
-    assert client.read_flow_run(UUID(run_id)).state.data is not None
+    state = {"type": "COMPLETED", "data": metadata.model_dump(mode="json")}
+    httpx.post(
+        f"{client.api_url}flow_runs/{run_id}/set_state", json={"state": state, "force": True}
+    ).raise_for_status()
 
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path}):
         dispatch.ensure_sessions("hostile", sites=("north",), run="r1")
         states = (dispatch.wait_final(run_id, timeout_s=1), dispatch.run_state(run_id).state_type)
         dispatch.session_runs("hostile")
         dispatch.cancel_sessions("hostile")
+        assert states == ("COMPLETED", "COMPLETED")
+        assert not planted.exists()
 
-    assert states == ("COMPLETED", "COMPLETED")
-    assert not planted.exists()
+        # The trap is real: reading the result as Prefect offers it would have run the site's code.
+        client.read_flow_run(UUID(run_id)).state.result(raise_on_failure=False, _sync=True)
+    assert planted.exists()
 
 
 def test_unregistered_site_is_one_clear_error(client: SyncPrefectClient) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.client.schemas.filters import LogFilter
 from prefect.states import Cancelling
 from worker_stack import Stack, Worker, is_alive, wait_for
 
@@ -135,6 +136,30 @@ def test_no_text_of_an_exception_leaves_the_site(
     assert f"row {CANARY}" in shared.log.read_text() or flow_name in {"interrupted", "exit"}
 
 
+def test_worker_of_the_evaluation_says_what_failed(stack: Stack) -> None:
+    # Also the control of the test above: with texts allowed, the search does find them.
+    stack.make_pool("evaluation")
+    worker = stack.start_worker("evaluation", api_logging=True)
+    runs = [
+        stack.create_run(worker.pool, name, {"row": f"loud-{name}"})
+        for name in ("fail-in-flow", "fail-in-task", "time-out-in-flow", "time-out-in-task")
+    ]
+
+    messages = [stack.final_state(run)[1] for run in runs]
+
+    assert [
+        f"row loud-{run.parameters['row'][5:]}" in (m or "")
+        for run, m in zip(runs, messages, strict=True)
+    ] == [True] * 4
+    wait_for(
+        lambda: (
+            b"Task run encountered an exception ValueError: bad row loud-" in stack.database_bytes()
+        ),
+        what="storing the state of the task",
+    )
+    worker.stop()
+
+
 def test_nothing_is_logged_to_the_api_nor_written_as_a_result(
     stack: Stack, shared: Worker, tmp_path: Path
 ) -> None:
@@ -142,7 +167,9 @@ def test_nothing_is_logged_to_the_api_nor_written_as_a_result(
 
     stack.final_state(run)
 
-    lines = stack.client.read_logs()
+    lines = stack.client.read_logs(
+        LogFilter.model_validate({"flow_run_id": {"any_": [str(run.id)]}})
+    )
     assert [line.message for line in lines] == []
     files = [path for path in shared.home.rglob("*") if path.is_file()]
     kept = {path.name for path in files}
