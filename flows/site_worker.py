@@ -57,7 +57,7 @@ IDLE_POLL_S = 5.0
 WATCH_S = 2.0
 LONGEST_WAIT_S = 15.0
 # A child whose worker was killed ends at once; this also covers a slow machine.
-LOCK_WAIT_S = 30.0
+LOCK_WAIT_S = 15.0
 _STOPPED_BY_API = (StateType.CANCELLING, StateType.CANCELLED, StateType.CRASHED)
 
 # Answers that asking again does not change; 401 and 403 are worth waiting for while a site is
