@@ -24,7 +24,8 @@ epsilon = 8.0
 delta = 1e-5
 
 # Order at which RDP decides; fixed by the first round too. Left out, it follows from epsilon and
-# delta. Any number above 1 is sound; a poor one declines earlier than needed.
+# delta, so write it down if epsilon may be raised later. Any number above 1 is sound; a poor one
+# declines earlier than needed.
 #rdp_order = 3.0
 
 # Content hashes (SHA-256) of base models that may be trained here, or "*" for any.

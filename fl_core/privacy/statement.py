@@ -23,7 +23,7 @@ from fl_core.updates.signing import SigningKey, sign
 __all__ = ["PrivacyStatement", "budget_statement", "privacy_statement", "to_markdown"]
 
 
-def budget_statement(
+def budget_statement(  # noqa: PLR0913  every one is a fact of the round that the caller holds
     *,
     site: str,
     ledger: Ledger,
