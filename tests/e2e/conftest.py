@@ -1,0 +1,93 @@
+"""One federation per session: servers, two sites with real rows, and their workers."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows import local_stack
+from flows.demo import SERIES
+from flows.demo_data import write_demo
+from flows.local_workers import environment, start_workers
+from flows.processes import ended_with_this_process
+from flows.stack_file import BUCKET
+from tests.e2e.federation import SITES, Federation
+
+# Rows that no figure, no report and no log outside the site may carry.
+CANARY = "kanarienvogel"
+CANARY_ROWS = [
+    f'"{CANARY} text of a good row, engine will not start","Engine","2005-01-01"',
+    f'"row with a label of its own","{CANARY} label","2005-01-01"',
+    f'"row with a date of its own","Engine","{CANARY} date"',
+    f'"{CANARY} {"x" * 3000}","Engine","2005-01-01"',
+    f'"","{CANARY}-empty","2005-01-01"',
+]
+
+
+@pytest.fixture(scope="session")
+def federation() -> Iterator[Federation]:
+    with tempfile.TemporaryDirectory(prefix="fedloom-e2e-") as name:
+        home, folder = Path(name) / "home", Path(name) / "work"
+        folder.mkdir()
+        with ended_with_this_process():
+            stack = local_stack.start(home, sites=SITES)
+            _make_sites(home, folder)
+            saved = dict(os.environ)
+            os.environ.update(environment(stack))
+            try:
+                _enrol(Federation(stack, folder))
+            finally:
+                os.environ.clear()
+                os.environ.update(saved)
+            start_workers(stack)
+            yield Federation(stack, folder)
+            local_stack.stop(home)
+
+
+def _make_sites(home: Path, folder: Path) -> None:
+    from fl_core.privacy.policy_template import policy_text
+    from tasks.enrolment import NewSite, make_site
+    from tasks.site_config import CREDENTIALS, SiteConfig, SiteHome, SiteStore, write_credentials
+
+    stack = local_stack.connect(home)
+    assert stack is not None
+    data = write_demo(folder / "data")
+    (home / "holdouts").mkdir(exist_ok=True)
+    shutil.copy(data.holdout, home / "holdouts" / data.holdout.name)
+    for site in SITES:
+        own = SiteHome(home / "sites" / site)
+        keys = stack.file.sites[site]
+        write_credentials(own, keys.access_key, keys.secret_key)
+        rows = own.root / "rows.csv"
+        rows.write_text(data.sites[site].read_text() + "\n".join(CANARY_ROWS) + "\n")
+        make_site(
+            own,
+            NewSite(
+                config=SiteConfig(
+                    site=site,
+                    data=Path("rows.csv"),
+                    prefect_api_url=f"{stack.prefect_url}/api",
+                    store=SiteStore(
+                        url=f"s3://{BUCKET}",
+                        endpoint=stack.s3_endpoint,
+                        credentials_file=Path(CREDENTIALS),
+                    ),
+                ),
+                policy_text=policy_text(
+                    epsilon=40.0,
+                    delta=1e-5,
+                    series=SERIES.model_copy(update={"max_steps": 500}),
+                ),
+                declared_examples=64,
+            ),
+        )
+
+
+def _enrol(federation: Federation) -> None:
+    for site in SITES:
+        federation.fedloom(
+            "enrol", str(federation.site_home(site) / "enrol.json"), "--home", str(federation.home)
+        )
