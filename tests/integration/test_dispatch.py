@@ -28,7 +28,7 @@ from prefect.states import Cancelling, Completed, Crashed, Pending, Running
 
 from fl_core.errors import ServerFailed
 from flows import dispatch, registration
-from flows.processes import free_port, stop
+from flows.processes import ended_with_this_process, free_port, stop
 from flows.servers import start_prefect
 
 ROOT = Path(__file__).parents[2]
@@ -37,12 +37,15 @@ SITES = ("north", "south")
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncPrefectClient]:
-    server = start_prefect(tmp_path_factory.mktemp("prefect"))
-    url = f"{server.url}/api"
-    with temporary_settings({PREFECT_API_URL: url}), SyncPrefectClient(url) as made:
-        dispatch.register(sites=SITES)
-        yield made
-    stop(server)
+    with ended_with_this_process():
+        server = start_prefect(tmp_path_factory.mktemp("prefect"))
+        url = f"{server.url}/api"
+        try:
+            with temporary_settings({PREFECT_API_URL: url}), SyncPrefectClient(url) as made:
+                dispatch.register(sites=SITES)
+                yield made
+        finally:
+            stop(server)
 
 
 def _set(client: SyncPrefectClient, run_id: str, *states: object) -> None:

@@ -11,7 +11,7 @@ from prefect.client.schemas.filters import LogFilter
 from prefect.states import Cancelling
 from worker_stack import Stack, Worker, is_alive, wait_for
 
-from flows.processes import stop
+from flows.processes import ended_with_this_process, stop
 from flows.servers import start_prefect
 from flows.warm_child import RunEnd
 
@@ -21,11 +21,13 @@ CANARY = "patient-4711-canary"
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("prefect")
-    server = start_prefect(folder / "server")
-    stack = Stack(folder, server)
-    yield stack
-    stack.close()
-    stop(stack.server)
+    with ended_with_this_process():
+        stack = Stack(folder, start_prefect(folder / "server"))
+        try:
+            yield stack
+        finally:
+            stack.close()
+            stop(stack.server)
 
 
 @pytest.fixture(scope="module")
