@@ -16,7 +16,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -26,9 +26,11 @@ from flows.postgres import require_database, start_postgres
 from flows.processes import (
     ServerProcess,
     answers,
+    children,
     ended_with_this_process,
     is_alive,
     last_lines,
+    require_free_ports,
     stop_all,
 )
 from flows.servers import (
@@ -48,6 +50,7 @@ from flows.stack_file import (
     read_stack_file,
     record_process,
     recorded_processes,
+    stack_path,
     write_stack_file,
 )
 
@@ -131,9 +134,21 @@ def start(
         file = prepared_stack_file(
             home, sites=tuple(sites), prefect_port=prefect_port, mlflow_port=mlflow_port
         )
+        _require_ports(home, file)
+        write_stack_file(home, file)
         stack = Stack(home, file, _start_servers(home, file, tell))
         _make_buckets(stack)
     return stack
+
+
+def _require_ports(home: Path, file: StackFile) -> None:
+    remedy = (
+        f"stop what listens there, or state another port (it is in {stack_path(home)}, and sites "
+        "name it in their config)"
+    )
+    require_free_ports("prefect", [file.prefect_port], remedy=remedy)
+    require_free_ports("mlflow", [file.mlflow_port], remedy=remedy)
+    require_free_ports("s3", [file.s3_ports["s3"]], remedy=remedy)
 
 
 def _start_servers(home: Path, file: StackFile, tell: OnProgress) -> dict[str, float]:
@@ -157,15 +172,31 @@ def _start_servers(home: Path, file: StackFile, tell: OnProgress) -> dict[str, f
             )
         )
 
-    # In this order: a failure ends all processes, which ends the waiting of the other threads.
-    with ThreadPoolExecutor(max_workers=3) as pool, ended_with_this_process():
-        futures: list[Future[None]] = [pool.submit(s3)]
+    def servers(pool: ThreadPoolExecutor) -> Iterator[Future[None]]:
+        yield pool.submit(s3)
         database = _database_urls(home, up)
-        futures.append(pool.submit(lambda: up(_prefect(home, file, database("asyncpg")))))
-        futures.append(pool.submit(lambda: up(_mlflow(home, file, database("psycopg2")))))
-        for future in as_completed(futures):
-            future.result()
+        yield pool.submit(lambda: up(_prefect(home, file, database("asyncpg"))))
+        yield pool.submit(lambda: up(_mlflow(home, file, database("psycopg2"))))
+
+    _all_or_none(servers)
     return seconds
+
+
+def _all_or_none(submit_to: Callable[[ThreadPoolExecutor], Iterator[Future[None]]]) -> None:
+    """Start processes in threads; when one fails, or Ctrl-C comes, end all of them."""
+    before = {each.pid for each in children()}
+    futures: list[Future[None]] = []
+    with ended_with_this_process(), ThreadPoolExecutor(max_workers=3) as pool:
+        try:
+            futures.extend(submit_to(pool))
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            # A thread may be about to start its process, or wait for one that others need.
+            while wait(futures, timeout=0.1).not_done:
+                stop_all([each for each in children() if each.pid not in before])
+            stop_all([each for each in children() if each.pid not in before])
+            raise
 
 
 def _prefect(home: Path, file: StackFile, database_url: str) -> ServerProcess:

@@ -13,6 +13,7 @@ stands in for passwords. PostgreSQL refuses to run as root; for root it runs as 
 import contextlib
 import grp
 import importlib.util
+import logging
 import os
 import pwd
 import signal
@@ -25,6 +26,8 @@ from pathlib import Path
 
 from fl_core.errors import ServerFailed
 from flows.processes import Command, ServerProcess, spawn, wait_until
+
+logger = logging.getLogger(__name__)
 
 ACCOUNT = "embedded_postgres"
 """Account that PostgreSQL runs as where the caller is root."""
@@ -160,6 +163,7 @@ def _let_pass(path: Path) -> None:
     for folder in [path, *path.parents]:
         mode = folder.stat().st_mode
         if not mode & stat.S_IXOTH:
+            logger.warning("folder opened for account %s to walk through path=%s", ACCOUNT, folder)
             folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
 
 

@@ -34,7 +34,7 @@ LOOPBACK = "127.0.0.1"
 _FOREIGN_PREFIXES = ("PREFECT_", "MLFLOW_", "FEDLOOM_", "AWS_", "WEED_", "PG")
 
 # Children of this process by pid: a dead child stays a zombie until its parent asks for it.
-_children: dict[int, subprocess.Popen[bytes]] = {}
+_children: dict[int, tuple[subprocess.Popen[bytes], "ServerProcess"]] = {}
 _guards: list[subprocess.Popen[bytes]] = []
 
 
@@ -167,7 +167,6 @@ def spawn(command: Command) -> ServerProcess:
             group=group,
             extra_groups=None if group is None else [],
         )
-    _children[child.pid] = child
     server = ServerProcess(
         name=command.name,
         pid=child.pid,
@@ -178,15 +177,20 @@ def spawn(command: Command) -> ServerProcess:
         stop_signal=int(command.stop_signal),
         grace_s=command.grace_s,
     )
+    _children[child.pid] = child, server
     _tell_guards(json.dumps(asdict(server.group)))
     return server
 
 
+def children() -> list[ServerProcess]:
+    """The processes that this process started and that still run."""
+    return [server for _, server in list(_children.values()) if is_alive(server)]
+
+
 def is_alive(server: ServerProcess) -> bool:
     """Whether the very process that was started still runs."""
-    child = _children.get(server.pid)
-    if child is not None:
-        child.poll()
+    if server.pid in _children:
+        _children[server.pid][0].poll()
     return started_ticks(server.pid) == server.started_ticks
 
 
@@ -284,9 +288,8 @@ def stop_all(
         groups = [replace(group, grace_s=timeout_s) for group in groups]
     killed = {group.pid for group in end_groups(groups)}
     for server in servers:
-        child = _children.get(server.pid)
-        if child is not None and child.poll() is not None:
-            del _children[server.pid]
+        if server.pid in _children and _children[server.pid][0].poll() is not None:
+            _children.pop(server.pid, None)
         _tell_guards(json.dumps({"forget": server.pid}))
     return [server for server in servers if server.pid in killed]
 

@@ -45,6 +45,9 @@ MLFLOW_ENV = {
 }
 """Settings of the MLflow server."""
 
+# A browser's open socket can hold a web server's polite end for ever; its data are in a database.
+_WEB_GRACE_S = 8.0
+
 
 @dataclass(frozen=True, slots=True)
 class SeaweedPorts:
@@ -249,6 +252,7 @@ def start_prefect(
         folder=folder / "work",
         log_path=folder / "server.log",
         url=url,
+        grace_s=_WEB_GRACE_S,
     )
     return wait_healthy(spawn(command), "/api/health")
 
@@ -316,5 +320,6 @@ def start_mlflow(
         folder=folder / "work",
         log_path=folder / "server.log",
         url=f"http://{LOOPBACK}:{port}",
+        grace_s=_WEB_GRACE_S,
     )
     return wait_healthy(spawn(command), "/health")

@@ -124,7 +124,7 @@ def write_private(path: Path, data: bytes) -> None:
 def prepared_stack_file(
     home: Path, *, sites: tuple[str, ...], prefect_port: int | None, mlflow_port: int | None
 ) -> StackFile:
-    """The stack file of a home, made or brought up to date: new sites, stated ports.
+    """The stack file that a start would use: new sites, stated ports; nothing is written yet.
 
     Ports that nobody outside the S3 server knows are drawn again where they are taken.
     """
@@ -145,7 +145,7 @@ def prepared_stack_file(
     if mlflow_port is not None:
         changes["mlflow_port"] = mlflow_port
     changes["s3_ports"] = _with_free_inner_ports(file.s3_ports)
-    return write_stack_file(home, file.model_copy(update=changes))
+    return file.model_copy(update=changes)
 
 
 def _with_free_inner_ports(ports: dict[str, int]) -> dict[str, int]:

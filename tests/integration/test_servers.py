@@ -108,8 +108,9 @@ def names(database: Database) -> set[str]:
     return found
 
 
-def test_database_keeps_its_rows_through_a_stop_and_a_kill(tmp_path):
-    database = start_postgres(tmp_path, databases=("notes",))
+def test_database_keeps_its_rows_through_a_stop_and_a_kill(new_home):
+    folder = new_home()
+    database = start_postgres(folder, databases=("notes",))
     connection = psycopg2.connect(f"postgresql://postgres@/notes?host={database.socket_folder}")
     with connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE sites (name text)")
@@ -120,7 +121,7 @@ def test_database_keeps_its_rows_through_a_stop_and_a_kill(tmp_path):
 
     for end in (stop, kill):
         end(database.process)
-        database = start_postgres(tmp_path, databases=("notes",))
+        database = start_postgres(folder, databases=("notes",))
         assert names(database) == {"north", "south"}
 
     assert listening_addresses(database.process) == set()
@@ -128,31 +129,34 @@ def test_database_keeps_its_rows_through_a_stop_and_a_kill(tmp_path):
     assert members(database.process.group) == []
 
 
-def test_lock_left_by_a_process_whose_pid_is_a_strangers_now_is_removed(tmp_path):
-    stop(start_postgres(tmp_path).process)
-    lock = tmp_path / "data" / "postmaster.pid"
-    lock.write_text(f"{os.getpid()}\n{tmp_path}/data\n1\n5432\n\n\n\nready\n")
+def test_lock_left_by_a_process_whose_pid_is_a_strangers_now_is_removed(new_home):
+    folder = new_home()
+    stop(start_postgres(folder).process)
+    lock = folder / "data" / "postmaster.pid"
+    lock.write_text(f"{os.getpid()}\n{folder}/data\n1\n5432\n\n\n\nready\n")
 
-    database = start_postgres(tmp_path)
+    database = start_postgres(folder)
 
     assert is_alive(database.process)
     stop(database.process)
 
 
-def test_second_database_server_over_the_same_data_is_refused(tmp_path):
-    database = start_postgres(tmp_path)
+def test_second_database_server_over_the_same_data_is_refused(new_home):
+    folder = new_home()
+    database = start_postgres(folder)
 
     with pytest.raises(ServerFailed, match=f"pid {database.process.pid} works in"):
-        start_postgres(tmp_path)
+        start_postgres(folder)
 
     stop(database.process)
 
 
-def test_database_starts_below_a_folder_with_a_long_name(tmp_path):
-    folder = tmp_path / ("long" * 25)
+def test_database_starts_below_a_folder_with_a_long_name(new_home):
+    folder = new_home() / ("long" * 25)
 
     database = start_postgres(folder, databases=("notes",))
 
     assert len(str(database.socket_folder)) < 80
     assert database.url("notes", driver="psycopg2").startswith("postgresql+psycopg2://postgres@/")
     stop(database.process)
+    database.socket_folder.rmdir()

@@ -19,11 +19,13 @@ from flows.stack_file import (
     recorded_processes,
     site_identity,
     stack_path,
+    write_stack_file,
 )
 
 
 def prepare(home: Path, *, sites: tuple[str, ...] = (), prefect_port: int | None = None):
-    return prepared_stack_file(home, sites=sites, prefect_port=prefect_port, mlflow_port=None)
+    file = prepared_stack_file(home, sites=sites, prefect_port=prefect_port, mlflow_port=None)
+    return write_stack_file(home, file)
 
 
 def test_ports_and_keys_stay_between_two_starts(tmp_path):

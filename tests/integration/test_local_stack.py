@@ -1,0 +1,270 @@
+"""A home's servers come up together, keep sites apart, and come back after any end."""
+
+import json
+import os
+import signal
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fl_core.errors import CampaignError, PortInUse, ServerFailed, StoreUnavailable
+from flows import local_stack
+from flows.health import Addresses, servers
+from flows.local_stack import Stack, add_site, connect, require_alive, start, stop
+from flows.local_workers import (
+    environment,
+    register_pools,
+    site_environment,
+    start_coordinator_worker,
+    start_worker,
+)
+from flows.process_guard import members
+from flows.processes import children, ended_with_this_process, free_port
+from flows.stack_file import MLFLOW_BUCKET, read_stack_file
+from tasks.object_store import S3Store, require_write_once
+from tasks.settings import open_store, read_settings
+
+PLAN = "campaigns/c1/rounds/0001/plan.json"
+NORTH = "campaigns/c1/rounds/0001/updates/north/manifest.json"
+SOUTH = "campaigns/c1/rounds/0001/updates/south/manifest.json"
+
+
+def coordinator_store(stack: Stack):
+    return open_store(read_settings(environment(stack)))
+
+
+def site_store(stack: Stack, site: str):
+    return open_store(read_settings(site_environment(stack, site)))
+
+
+def ask(url: str, *, method: str = "GET", body: bytes | None = None) -> bytes:
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, data=body, method=method, headers=headers)  # noqa: S310
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+        return response.read()
+
+
+def make_experiment(stack: Stack, name: str) -> None:
+    url = f"{stack.mlflow_url}/api/2.0/mlflow/experiments/create"
+    ask(url, method="POST", body=json.dumps({"name": name}).encode())
+
+
+def experiments(stack: Stack) -> set[str]:
+    url = f"{stack.mlflow_url}/api/2.0/mlflow/experiments/search?max_results=100"
+    return {each["name"] for each in json.loads(ask(url))["experiments"]}
+
+
+def pools(stack: Stack) -> set[str]:
+    url = f"{stack.prefect_url}/api/work_pools/filter"
+    return {each["name"] for each in json.loads(ask(url, method="POST", body=b"{}"))}
+
+
+def wait_for(is_true) -> bool:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if is_true():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_every_server_does_what_campaigns_ask(stack):
+    addresses = Addresses(
+        prefect_api=f"{stack.prefect_url}/api",
+        mlflow=stack.mlflow_url,
+        store_environment=environment(stack),
+    )
+
+    checks = {check.name: check for check in servers(addresses)}
+
+    assert set(checks) == {
+        *("prefect", "mlflow", "store"),
+        *("clock of prefect", "clock of mlflow", "clock of store"),
+    }
+    assert [check for check in checks.values() if check.verdict != "ok"] == []
+
+
+def test_pages_of_both_servers_are_served(stack):
+    assert b"<html" in ask(stack.prefect_url).lower()
+    assert b"<html" in ask(stack.mlflow_url).lower()
+
+
+def test_mlflow_keeps_artifacts_in_its_own_bucket(stack):
+    path = "/api/2.0/mlflow-artifacts/artifacts/probe/file.txt"
+
+    ask(stack.mlflow_url + path, method="PUT", body=b"through the server")
+
+    store = coordinator_store(stack)
+    assert isinstance(store, S3Store)
+    listed = store.client.list_objects_v2(Bucket=MLFLOW_BUCKET, Prefix="probe/")
+    assert [each["Key"] for each in listed["Contents"]] == ["probe/file.txt"]
+
+
+def test_site_reads_the_plan_and_writes_its_own_update_once(stack):
+    coordinator_store(stack).put_once(PLAN, b"plan")
+    north = site_store(stack, "north")
+
+    assert north.get(PLAN) == b"plan"
+    assert north.put_once(NORTH, b"first")
+    assert not north.put_once(NORTH, b"second")
+    assert north.get(NORTH) == b"first"
+
+
+@pytest.mark.parametrize(
+    "key", [PLAN.replace("plan", "outcome"), SOUTH, "rosters/000001.json", "ledger/clients/1.json"]
+)
+def test_site_may_not_write_what_is_not_its_own(key, stack):
+    with pytest.raises(StoreUnavailable):
+        site_store(stack, "north").put_once(key, b"forged")
+
+
+@pytest.mark.parametrize("key", [SOUTH, "drafts/aa/campaign.toml"])
+def test_site_may_not_read_what_is_anothers(key, stack):
+    coordinator_store(stack).put_once(key, b"not for north")
+
+    with pytest.raises(StoreUnavailable):
+        site_store(stack, "north").get(key)
+
+
+def test_site_cannot_reach_the_bucket_of_mlflow(stack):
+    changed = site_environment(stack, "north") | {"FEDLOOM_STORE": f"s3://{MLFLOW_BUCKET}"}
+
+    with pytest.raises(StoreUnavailable):
+        open_store(read_settings(changed)).list("")
+
+
+def test_site_gets_no_secret_of_the_coordinator_and_no_way_to_mlflow(stack):
+    settings = site_environment(stack, "north")
+
+    text = json.dumps(settings)
+
+    assert stack.file.coordinator.secret_key not in text
+    assert stack.file.sites["south"].secret_key not in text
+    assert not any(name.startswith("MLFLOW") for name in settings)
+
+
+def test_site_added_to_a_running_stack_reaches_the_store(stack):
+    coordinator_store(stack).put_once(PLAN, b"plan")
+    with pytest.raises(CampaignError, match="site 'west' has no keys"):
+        site_environment(stack, "west")
+
+    grown = add_site(stack, "west")
+
+    def reads() -> bool:
+        try:
+            return site_store(grown, "west").get(PLAN) == b"plan"
+        except StoreUnavailable:
+            return False
+
+    assert wait_for(reads)
+    assert site_store(stack, "north").get(PLAN) == b"plan"
+
+
+def test_settings_of_a_stack_have_results_as_json_and_nothing_persisted(stack):
+    for settings in (environment(stack), site_environment(stack, "north")):
+        assert settings["PREFECT_RESULTS_DEFAULT_SERIALIZER"] == "json"
+        assert settings["PREFECT_RESULTS_PERSIST_BY_DEFAULT"] == "false"
+
+
+def test_running_stack_is_found_and_not_started_twice(stack):
+    before = stack.processes()
+
+    again = start(stack.home)
+
+    assert connect(stack.home) == again
+    assert again.processes() == before
+
+
+def test_no_server_was_started_with_a_secret_on_its_command_line(stack):
+    secret = stack.file.coordinator.secret_key
+
+    for process in stack.processes().values():
+        for pid in members(process.group):
+            assert secret not in Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def test_port_in_use_is_named_and_nothing_is_started(new_home):
+    home = new_home()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+
+        with pytest.raises(PortInUse, match=f"port {port} for the prefect server is in use"):
+            start(home, prefect_port=port)
+
+    assert local_stack.recorded_processes(home) == {}
+    assert not (home / "postgres").exists()
+    assert read_stack_file(home) is None
+
+
+def test_server_that_fails_ends_the_others_that_were_starting(new_home, stack):
+    home = new_home()
+    before = {each.pid for each in children()}
+    (home / "prefect").write_text("a file where a folder should be")
+
+    with pytest.raises(NotADirectoryError):
+        start(home)
+
+    assert {each.pid for each in children()} == before
+
+
+@pytest.fixture(scope="module")
+def second_home(new_home) -> Iterator[Path]:
+    home = new_home()
+    with ended_with_this_process():
+        yield home
+        stop(home)
+
+
+def test_stack_that_was_killed_comes_back_with_its_history_beside_another(second_home, stack):
+    first = start(second_home, sites=("north",))
+    register_pools(first, sites=["north"])
+    make_experiment(first, "history")
+    site_store(first, "north").put_once(NORTH, b"kept")
+    worker = start_coordinator_worker(first)
+    assert wait_for(lambda: "started" in worker.log_path.read_text())
+    for process in first.processes().values():
+        os.kill(process.pid, signal.SIGKILL)
+    assert wait_for(lambda: connect(second_home) is None)
+
+    second = start(second_home)
+
+    assert second.file == first.file
+    assert {"coordinator", "evaluation", "site-north"} <= pools(second)
+    assert "history" in experiments(second)
+    assert coordinator_store(second).get(NORTH) == b"kept"
+    require_write_once(coordinator_store(second))
+    assert "history" not in experiments(stack)
+    assert coordinator_store(stack).list("campaigns/c9/") == []
+
+
+def test_process_that_ended_is_reported_with_its_log_and_a_stop_ends_the_rest(second_home):
+    stack = start(second_home)
+    start_worker(stack, "site north", ["/bin/sh", "-c", "echo no key; exit 4"], {})
+    assert wait_for(lambda: local_stack.dead_processes(stack))
+
+    with pytest.raises(ServerFailed, match=r"the site north process ended.*no key"):
+        require_alive(stack)
+
+    servers_before = stack.processes()
+    stopped = stop(second_home)
+    assert set(stopped) >= {"prefect", "mlflow", "s3", "postgres"}
+    assert all(members(each.group) == [] for each in servers_before.values())
+    assert stop(second_home) == []
+    assert connect(second_home) is None
+
+
+def test_stated_database_server_is_used_and_a_wrong_address_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDLOOM_POSTGRES_URL", f"postgresql://nobody@127.0.0.1:{free_port()}/x")
+    with pytest.raises(ServerFailed, match="PostgreSQL cannot provide the database 'prefect'"):
+        start(tmp_path)
+
+    monkeypatch.setenv("FEDLOOM_POSTGRES_URL", "sqlite:///here.db")
+    with pytest.raises(CampaignError, match="FEDLOOM_POSTGRES_URL starts with 'sqlite'"):
+        start(tmp_path)
+    assert not (tmp_path / "postgres").exists()
