@@ -187,6 +187,10 @@ _OUTSIDE = (
     ),
     "a person with several rows, or at several sites: what each of them costs adds up",
     "side channels of the site's machine, and rounding of floating-point noise",
+    (
+        "a ledger that is set back to an older copy: no witness outside the site would notice, and "
+        "rounds after the copy could be trained again on one charge"
+    ),
     "updates that are missing for causes like disk or network (no_update), which are charged",
 )
 _CLAIMS = (

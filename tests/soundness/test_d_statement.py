@@ -101,13 +101,14 @@ def test_rule_17_what_depends_on_rows_is_noised_or_said_to_be_outside():
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
+        (14, "a ledger that is set back to an older copy"),
         (15, "Counted by PLD"),
         (19, "timing: durations may reveal"),
         (20, "gate's bit"),
         (22, "holdout 'tiny-holdout'"),
     ],
 )
-def test_rules_15_to_22_the_page_names_what_they_ask_for(rule, said):
+def test_rules_14_to_22_the_page_names_what_they_ask_for(rule, said):
     assert said in to_markdown(statement())
 
 
