@@ -76,9 +76,9 @@ def installation() -> Iterator[Check]:
     supported = ("3", "11") <= (version[0], version[1]) < ("3", "14")
     yield _judged(
         "python",
-        supported,
         platform.python_version(),
-        "expected 3.11 to 3.13; make the environment with one of these",
+        is_good=supported,
+        remedy="expected 3.11 to 3.13; make the environment with one of these",
     )
     for name, pin in _PACKAGES.items():
         yield _package(name, pin)
@@ -113,9 +113,9 @@ def _sources() -> Check:
     found = ", ".join(f"{name} from {folder}" for name, folder in folders.items())
     return _judged(
         "fedloom",
-        together,
         str(folders["flows"]) if together else found,
-        "the three packages come from different installations; remove all but one",
+        is_good=together,
+        remedy="the three packages come from different installations; remove all but one",
     )
 
 
@@ -125,9 +125,9 @@ def disk(folder: Path) -> Check:
     free_gb = shutil.disk_usage(existing).free / 1e9
     return _judged(
         "disk",
-        free_gb >= _LEAST_FREE_GB,
         f"{free_gb:.1f} GB free at {existing}",
-        f"expected at least {_LEAST_FREE_GB:.0f} GB; make room or choose another --home",
+        is_good=free_gb >= _LEAST_FREE_GB,
+        remedy=f"expected at least {_LEAST_FREE_GB:.0f} GB; make room or choose another --home",
     )
 
 
@@ -192,9 +192,9 @@ def _clocks(addresses: Addresses) -> Iterator[Check]:
             continue
         yield _judged(
             f"clock of {name}",
-            abs(skew) <= _MAX_SKEW_S,
             f"{skew:+.1f} s against this machine",
-            f"expected at most {_MAX_SKEW_S:.0f} s, deadlines are absolute; run NTP on both",
+            is_good=abs(skew) <= _MAX_SKEW_S,
+            remedy=f"expected at most {_MAX_SKEW_S:.0f} s, deadlines are absolute; run NTP on both",
         )
 
 
@@ -224,5 +224,5 @@ def _get(url: str) -> str | None:
         return None if date is None else str(date)
 
 
-def _judged(name: str, is_good: bool, found: str, remedy: str) -> Check:
+def _judged(name: str, found: str, *, is_good: bool, remedy: str) -> Check:
     return Check(name, "ok", found) if is_good else Check(name, "wrong", found, remedy)

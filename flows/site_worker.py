@@ -327,7 +327,7 @@ async def _back_off(error: httpx.HTTPError, failures: int) -> None:
     await anyio.sleep(wait_s)
 
 
-def run_worker(
+def run_worker(  # noqa: PLR0913  the settings of a process, by name
     *,
     pool: str,
     allowed: Mapping[str, str],

@@ -121,7 +121,7 @@ def ensure_experiment(client: Any, name: str, *, created_ms: int) -> str:
     return identity
 
 
-def ensure_run(
+def ensure_run(  # noqa: PLR0913  what MLflow takes to make a run
     client: Any, experiment_id: str, key: str, *, start_ms: int, name: str, tags: dict[str, str]
 ) -> Any:
     """Return the run with ``fedloom.key`` = ``key``, made with these tags if there is none."""

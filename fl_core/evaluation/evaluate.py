@@ -28,7 +28,7 @@ class _Answers:
     predicted: torch.Tensor
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913  two hashes are for the record only
     model: AdaptedModel,
     rows: EncodedRows,
     task: TaskSpec,

@@ -27,7 +27,7 @@ RELEASE_CODEC = ComponentSpec(kind="float32")
 log = logging.getLogger(__name__)
 
 
-def release_round(
+def release_round(  # noqa: PLR0913  the inputs of a step of the round, by name
     assembly: Assembly,
     store: ObjectStore,
     plan: RoundPlan,

@@ -172,7 +172,7 @@ def _reserve(site: Site, assembly: Assembly, plan: RoundPlan, plan_sha256: str) 
         raise _Refusal("policy", (), str(error)) from error
 
 
-def _signed_files(
+def _signed_files(  # noqa: PLR0913  what a manifest signs, each from another step
     site: Site,
     assembly: Assembly,
     plan: RoundPlan,

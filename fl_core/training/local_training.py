@@ -36,7 +36,7 @@ _VISIBLE_CHANGE = 1e-3
 _SAME_LOGITS = 1e-4
 
 
-def train_locally(
+def train_locally(  # noqa: PLR0913  campaign numbers beside what the site adds, by name
     model: AdaptedModel,
     rows: EncodedRows,
     *,
@@ -84,7 +84,7 @@ def train_locally(
     }
 
 
-def verify_reload(
+def verify_reload(  # noqa: PLR0913  frozen contents beside what is checked against them
     base: LoadedBase,
     spec: AdapterSpec,
     task: TaskSpec,

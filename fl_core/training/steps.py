@@ -35,7 +35,7 @@ from fl_core.training.private_training import (
 from fl_core.training.trainee import Trainee
 
 
-def run_steps(
+def run_steps(  # noqa: PLR0913  campaign numbers beside what the site adds, by name
     trainee: Trainee,
     columns: Columns,
     *,

@@ -10,7 +10,7 @@ from flows.cli.context import JsonOption
 from flows.cli.output import console_err, print_json, progress
 
 
-def simulate(  # noqa: PLR0917 -- one parameter per option of the command
+def simulate(  # noqa: PLR0913, PLR0917  one parameter per option of the command
     file: Annotated[Path, typer.Argument(help="Campaign file, TOML or YAML.")],
     data: Annotated[
         list[str], typer.Option("--data", help="NAME=FILE with a site's rows; once per site.")

@@ -13,7 +13,7 @@ from flows.cli.output import console_err, print_json
 SiteHomeOption = Annotated[Path, typer.Option("--home", help="The site's own folder.")]
 
 
-def site_init(  # noqa: PLR0917 -- one parameter per option of the command
+def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the command
     site: Annotated[str, typer.Argument(help="Name of the site, as campaigns use it.")],
     data: Annotated[Path, typer.Option(help="File with the rows: parquet, jsonl or csv.")],
     home: SiteHomeOption = Path("site"),

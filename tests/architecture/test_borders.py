@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 import pytest
 from sources import ROOT, Source, broken, dotted, everything, imports, planted, project
 
-PREFECT_DECORATORS = {"flow", "task", "get_run_logger", "flow_run_name", "task_run_name"}
+PREFECT_DECORATORS = {"flow", "task", "tags", "get_run_logger", "flow_run_name", "task_run_name"}
 
 # Library -> patterns of the modules that may import it, each with its reason.
 HOMES = {
