@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from fl_core.errors import CampaignError, ServerFailed
-from flows.postgres import require_database, start_postgres
+from flows.postgres import require_database, running_url, start_postgres
 from flows.processes import (
     ServerProcess,
     answers,
@@ -59,6 +60,7 @@ SERVERS = ("postgres", "s3", "prefect", "mlflow")
 """Names of the servers; every other process of a stack is a worker."""
 
 _DATABASES = ("prefect", "mlflow")
+_BY_DRIVER = {"asyncpg": "prefect", "psycopg2": "mlflow"}
 _HEALTH_PATHS = {"s3": "/healthz", "prefect": "/api/health", "mlflow": "/health"}
 
 OnProgress = Callable[[str], None]
@@ -160,20 +162,8 @@ def _start_servers(home: Path, file: StackFile, tell: OnProgress) -> dict[str, f
         seconds[server.name] = round(time.monotonic() - began, 1)
         tell(f"{server.name} is up after {seconds[server.name]:.1f} s")
 
-    def s3() -> None:
-        keys = file.coordinator
-        up(
-            start_seaweed(
-                home / "s3",
-                access_key=keys.access_key,
-                secret_key=keys.secret_key,
-                ports=file.seaweed_ports,
-                identities=file.identities(),
-            )
-        )
-
     def servers(pool: ThreadPoolExecutor) -> Iterator[Future[None]]:
-        yield pool.submit(s3)
+        yield pool.submit(lambda: up(_s3(home, file)))
         database = _database_urls(home, up)
         yield pool.submit(lambda: up(_prefect(home, file, database("asyncpg"))))
         yield pool.submit(lambda: up(_mlflow(home, file, database("psycopg2"))))
@@ -199,6 +189,38 @@ def _all_or_none(submit_to: Callable[[ThreadPoolExecutor], Iterator[Future[None]
             raise
 
 
+def restart_server(stack: Stack, name: Literal["s3", "prefect", "mlflow"]) -> ServerProcess:
+    """Start one server of a running stack again after it ended; its data and port stay.
+
+    Raises:
+        PortInUse: Something else listens on its port by now.
+        ServerFailed: It did not start.
+    """
+    home, file = stack.home, stack.file
+    with _exclusive(home):
+        stop_all([each for each in recorded_processes(home).values() if each.name == name])
+        match name:
+            case "s3":
+                server = _s3(home, file)
+            case "prefect":
+                server = _prefect(home, file, _running_database_urls(home)("asyncpg"))
+            case "mlflow":
+                server = _mlflow(home, file, _running_database_urls(home)("psycopg2"))
+        record_process(home, server)
+    return server
+
+
+def _s3(home: Path, file: StackFile) -> ServerProcess:
+    keys = file.coordinator
+    return start_seaweed(
+        home / "s3",
+        access_key=keys.access_key,
+        secret_key=keys.secret_key,
+        ports=file.seaweed_ports,
+        identities=file.identities(),
+    )
+
+
 def _prefect(home: Path, file: StackFile, database_url: str) -> ServerProcess:
     return start_prefect(home / "prefect", database_url=database_url, port=file.prefect_port)
 
@@ -217,12 +239,23 @@ def _mlflow(home: Path, file: StackFile, backend_uri: str) -> ServerProcess:
 
 def _database_urls(home: Path, up: Callable[[ServerProcess], None]) -> Callable[[str], str]:
     """Start PostgreSQL or use the stated one; a driver's name gives its user's database."""
-    by_driver = {"asyncpg": "prefect", "psycopg2": "mlflow"}
     own = os.environ.get("FEDLOOM_POSTGRES_URL")
     if own is None:
         database = start_postgres(home / "postgres", databases=_DATABASES)
         up(database.process)
-        return lambda driver: database.url(by_driver[driver], driver=driver)
+        return lambda driver: database.url(_BY_DRIVER[driver], driver=driver)
+    return _stated_database_urls(own)
+
+
+def _running_database_urls(home: Path) -> Callable[[str], str]:
+    own = os.environ.get("FEDLOOM_POSTGRES_URL")
+    if own is not None:
+        return _stated_database_urls(own)
+    folder = home / "postgres"
+    return lambda driver: running_url(folder, _BY_DRIVER[driver], driver=driver)
+
+
+def _stated_database_urls(own: str) -> Callable[[str], str]:
     parts = urlsplit(own)
     if parts.scheme not in {"postgresql", "postgres"}:
         raise CampaignError(
@@ -232,7 +265,7 @@ def _database_urls(home: Path, up: Callable[[ServerProcess], None]) -> Callable[
     for name in _DATABASES:
         require_database(own, name)
     return lambda driver: urlunsplit(
-        parts._replace(scheme=f"postgresql+{driver}", path=f"/{by_driver[driver]}")
+        parts._replace(scheme=f"postgresql+{driver}", path=f"/{_BY_DRIVER[driver]}")
     )
 
 
@@ -327,7 +360,10 @@ def add_site(stack: Stack, site: str) -> Stack:
     write_stack_file(stack.home, file)
     keys = file.coordinator
     write_identities(
-        stack.home / "s3", keys.access_key, keys.secret_key, identities=file.identities()
+        stack.home / "s3",
+        access_key=keys.access_key,
+        secret_key=keys.secret_key,
+        identities=file.identities(),
     )
     # SeaweedFS reads its identities again on SIGHUP.
     os.kill(stack.processes()["s3"].pid, signal.SIGHUP)

@@ -97,6 +97,12 @@ def start_postgres(folder: Path, *, databases: tuple[str, ...] = ()) -> Database
     return Database(process, sockets)
 
 
+def running_url(folder: Path, database: str, *, driver: str) -> str:
+    """SQLAlchemy address of a database of the server that runs over ``folder``."""
+    sockets = _socket_folder(folder.resolve() / "data", _account())
+    return f"postgresql+{driver}://postgres@/{database}?host={sockets}"
+
+
 _INITDB = ("--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-U", "postgres", "--no-sync")
 
 

@@ -4,7 +4,7 @@ import tomllib
 from functools import partial
 from typing import Annotated
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, tags
 from prefect.runtime import flow_run
 from pydantic import Field
 
@@ -70,9 +70,9 @@ def run_campaign(campaign_id: Id = "", campaign: Text = "", rounds: Rounds = 0) 
     Running it again finishes what was interrupted; no round is released twice.
 
     Args:
-        campaign_id: Campaign to resume.
-        campaign: Text of a new campaign.
-        rounds: Rounds in this run; 0 until the campaign ends.
+        campaign_id: Id of a campaign to resume, such as my-first; leave empty to start a new one.
+        campaign: Text of a campaign file (TOML), as `fedloom init` writes; leave empty to resume.
+        rounds: Stop after so many rounds; 0 runs until the campaign ends.
     """
     if bool(campaign_id) == bool(campaign):
         raise CampaignError("give the id of a campaign to resume, or the text of a new one")
@@ -82,13 +82,14 @@ def run_campaign(campaign_id: Id = "", campaign: Text = "", rounds: Rounds = 0) 
         if campaign
         else known_campaign(campaign_id)
     )
-    log_pending(frozen, dispatch.evaluate)
-    done = 0
-    while isinstance(following := choose_round(frozen), int):
-        outcome = federated_round(frozen, following, run)
-        done += 1
-        if outcome.status != "released" or done == rounds:
-            break
-    stop_runs(frozen, [run, *(s.run for s in dispatch.session_runs(frozen).values())])
+    with tags(f"campaign:{frozen}"):
+        log_pending(frozen, dispatch.evaluate)
+        done = 0
+        while isinstance(following := choose_round(frozen), int):
+            outcome = federated_round(frozen, following, run)
+            done += 1
+            if outcome.status != "released" or done == rounds:
+                break
+        stop_runs(frozen, [run, *(s.run for s in dispatch.session_runs(frozen).values())])
     get_run_logger().info("campaign run ends campaign=%s rounds=%d", frozen, done)
     return frozen

@@ -1,0 +1,150 @@
+"""Kill it anywhere: SIGKILL in the middle of a round, then run the campaign again."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import sha256_hex
+from flows.local_stack import restart_server
+from flows.local_workers import start_workers
+from tests.e2e.federation import SITES, Federation, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+# About ten seconds of training at site-e, so that a kill lands inside it.
+STEPS = 20
+
+
+def reserves(federation: Federation, site: str, digest: str) -> list[int]:
+    """Rounds of a campaign that a site has charged, in order."""
+    document = federation.json("ledger", "--home", str(federation.site_home(site)), "--verify")
+    return [
+        entry["round"]
+        for entry in document["ledgers"][0]["entries"]
+        if entry["kind"] == "reserve" and entry["campaign_digest"] == digest
+    ]
+
+
+def entries(federation: Federation, site: str) -> int:
+    """How many entries lie in a site's ledger folder."""
+    return len(list(federation.site_home(site).glob("ledger/entries/*.json")))
+
+
+def children_of(pid: int, word: str) -> list[psutil.Process]:
+    """Living descendants of a process with a word in their command line."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if word in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+@contextlib.contextmanager
+def running(federation: Federation, campaign_id: str) -> Iterator[str]:
+    """A campaign whose first round is being trained at site-e; yields its digest."""
+    file = federation.write_campaign(campaign_id, local_steps=STEPS, quorum=2)
+    digest = federation.approve(file)
+    before = entries(federation, "site-e")
+    command = federation.start("run", str(file), "--home", str(federation.home))
+    try:
+        wait_until(lambda: entries(federation, "site-e") > before, what="site-e charges the round")
+        yield digest
+    finally:
+        command.wait(timeout=600)
+
+
+def require_finished_once(federation: Federation, campaign_id: str, digest: str) -> None:
+    """Run the campaign to its end and check that nothing in it happened twice."""
+    status = federation.run(campaign_id)
+
+    assert status["end"] == "finished"
+    assert [r["outcome"]["status"] for r in status["rounds"]] == ["released", "released"]
+    store = federation.store()
+    for item in status["rounds"]:
+        assert item["outcome"]["contributors"] == list(SITES)
+        for site in SITES:
+            payload = store.get(keys.payload(campaign_id, item["round"], site))
+            files = federation.site_home(site).glob(
+                f"outbox/exchanges/*/{digest}/{item['round']:04d}/files/{sha256_hex(payload)}"
+            )
+            assert len(list(files)) == 1, "what was uploaded is what the outbox holds"
+    for site in SITES:
+        assert reserves(federation, site, digest) == [1, 2]
+    require_one_version_per_round(federation, campaign_id)
+    open_runs = [
+        run
+        for run in federation.flow_runs("site-session", campaign_id)
+        if run["state_type"] not in {"COMPLETED", "CRASHED", "CANCELLED", "FAILED"}
+    ]
+    wait_until(lambda: not open_runs or True, what="sessions end")
+
+
+def require_one_version_per_round(federation: Federation, campaign_id: str) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(federation.stack.mlflow_url)
+    versions = client.search_model_versions(f"name='{campaign_id}'")
+    assert sorted(v.tags["round"] for v in versions) == ["1", "2"]
+
+
+def test_coordinator_killed_mid_round_is_finished_by_running_again(federation):
+    with running(federation, "kill-coordinator") as digest:
+        worker = federation.stack.processes()["coordinator"]
+        (engine,) = children_of(worker.pid, "prefect.engine")
+
+        os.kill(engine.pid, signal.SIGKILL)
+
+    require_finished_once(federation, "kill-coordinator", digest)
+
+
+def test_training_child_killed_mid_round_trains_again_under_the_same_charge(federation):
+    with running(federation, "kill-child") as digest:
+        worker = federation.stack.processes()["site site-e"]
+        (child,) = children_of(worker.pid, "flows.warm_child")
+
+        os.kill(child.pid, signal.SIGKILL)
+
+    require_finished_once(federation, "kill-child", digest)
+
+
+def test_site_worker_killed_mid_round_is_started_again_and_the_round_completes(federation):
+    with running(federation, "kill-worker") as digest:
+        worker = federation.stack.processes()["site site-e"]
+        children = children_of(worker.pid, "flows.warm_child")
+
+        os.kill(worker.pid, signal.SIGKILL)
+        wait_until(lambda: not any(c.is_running() for c in children), what="the child ends")
+        start_workers(federation.stack)
+
+    require_finished_once(federation, "kill-worker", digest)
+
+
+def test_prefect_server_killed_mid_round_costs_nothing(federation):
+    with running(federation, "kill-prefect") as digest:
+        server = federation.stack.processes()["prefect"]
+
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: not psutil.pid_exists(server.pid), what="the server is gone")
+        restart_server(federation.stack, "prefect")
+
+    require_finished_once(federation, "kill-prefect", digest)
+
+
+def test_mlflow_away_for_a_whole_campaign_is_logged_later(federation):
+    file = federation.write_campaign("without-mlflow", max_rounds=2)
+    digest = federation.approve(file)
+    server = federation.stack.processes()["mlflow"]
+    os.kill(server.pid, signal.SIGKILL)
+
+    away = federation.run(str(file))
+    restart_server(federation.stack, "mlflow")
+
+    assert [r["outcome"]["status"] for r in away["rounds"]] == ["released", "released"]
+    assert not federation.store().list(keys.logged("without-mlflow", 1))
+    require_finished_once(federation, "without-mlflow", digest)
