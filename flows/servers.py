@@ -142,7 +142,9 @@ def start_seaweed(
     require_free_ports("s3", ports.all())
     folder = folder.resolve()
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    config = write_identities(folder, access_key, secret_key, identities=identities)
+    config = write_identities(
+        folder, access_key=access_key, secret_key=secret_key, identities=identities
+    )
     command = Command(
         name="s3",
         argv=[program("weed"), *_weed_arguments(folder / "data", config, ports)],
@@ -159,7 +161,7 @@ def start_seaweed(
 
 
 def write_identities(
-    folder: Path, access_key: str, secret_key: str, *, identities: Sequence[S3Identity] = ()
+    folder: Path, *, access_key: str, secret_key: str, identities: Sequence[S3Identity] = ()
 ) -> Path:
     """Write the file of S3 identities, the administrator first; a running server needs SIGHUP."""
     config = folder / "s3.json"
