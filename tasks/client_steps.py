@@ -56,15 +56,33 @@ class WarmModel:
 WARM = WarmModel()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Session:
-    """What one site session holds between its rounds."""
+    """What one site session holds between its rounds.
+
+    Attributes:
+        home: The site's folder.
+        config: Its config.
+        assembly: The approved campaign's parts.
+        store: The campaign's store.
+        made: The site's work once it could be made; rows are read and judged once per session.
+    """
 
     home: SiteHome
     config: SiteConfig
     assembly: Assembly
     store: ObjectStore
-    work: SiteWork
+    made: SiteWork | None = None
+
+    def work(self) -> SiteWork:
+        """Return the site's work, reading rows and loading the model the first time.
+
+        Raises:
+            FedloomError: As ``site_work`` does.
+        """
+        if self.made is None:
+            self.made = site_work(self.home, self.config, self.assembly)
+        return self.made
 
     def answer(self, plan: RoundPlan) -> Answer:
         """Answer one plan: an update, a refusal, or a word why neither was possible yet.
@@ -76,32 +94,23 @@ class Session:
             # The outbox is locked, so that a zombie of this session cannot train beside it.
             with exclusive(self.home.root / "outbox.lock"):
                 return self._answer(open_site(self.home, self.config), plan)
-        except FedloomError as error:
+        except Exception as error:
             log.exception("round not answered round=%d", plan.round)
-            return "retry" if error.retryable else "failed"
-        except Exception:
-            log.exception("round not answered round=%d", plan.round)
-            return "failed"
+            return "retry" if isinstance(error, FedloomError) and error.retryable else "failed"
 
     def _answer(self, site: Site, plan: RoundPlan) -> Answer:
+        assembly, store = self.assembly, self.store
         try:
-            outcome = client_round(
-                site, self.work, assembly=self.assembly, store=self.store, plan=plan
-            )
+            outcome = client_round(site, self.work(), assembly=assembly, store=store, plan=plan)
         except RoundError as error:
             log.warning("plan ignored round=%d why=%s", plan.round, error)
             return "ignored"
-        except FedloomError as error:
-            if error.retryable:
+        except Exception as error:
+            if isinstance(error, FedloomError) and error.retryable:
                 raise
             log.exception("round declined round=%d", plan.round)
-            outcome = decline_round(
-                site,
-                assembly=self.assembly,
-                store=self.store,
-                plan=plan,
-                detail=type(error).__name__,
-            )
+            why = type(error).__name__
+            outcome = decline_round(site, assembly=assembly, store=store, plan=plan, detail=why)
         log.info("round answered round=%d %s %s", plan.round, outcome.status, outcome.detail)
         return outcome.status
 

@@ -10,11 +10,11 @@ from fl_core.artifacts.documents import read_document
 from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.campaign.specs import Name
-from fl_core.errors import ObjectMissing, PolicyRefused, StoreUnavailable
+from fl_core.errors import FedloomError, ObjectMissing, PolicyRefused, StoreUnavailable
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.plan import read_assembly
 from fl_core.rounds.status import round_numbers
-from tasks.client_steps import Answer, Session, site_work, take_part
+from tasks.client_steps import Answer, Session, take_part
 from tasks.settings import open_store
 from tasks.site_config import SiteConfig, SiteHome, site_policy, site_settings
 
@@ -74,8 +74,8 @@ def serve(request: SessionRequest) -> str:
     assembly = _approved(request, store, waiting)
     if assembly is None:
         return "stopped"
-    work = site_work(request.home, request.config, assembly)
-    session = Session(request.home, request.config, assembly, store, work)
+    session = Session(request.home, request.config, assembly, store)
+    _prepare(session)
     known = round_numbers(store, request.campaign_id)
     number = known[-1] if known else 1
     while not is_stopped(request, store):
@@ -89,6 +89,14 @@ def serve(request: SessionRequest) -> str:
         number += 1
         waiting.reset()
     return "stopped"
+
+
+def _prepare(session: Session) -> None:
+    """Load rows and model before the first plan is there; what fails is tried again with it."""
+    try:
+        session.work()
+    except FedloomError:
+        log.exception("rows or model are not ready")
 
 
 def is_stopped(request: SessionRequest, store: ObjectStore) -> bool:
