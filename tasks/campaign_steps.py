@@ -7,9 +7,11 @@ from prefect.cache_policies import NO_CACHE
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import sha256_hex
+from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.loading import parse_campaign
 from fl_core.rounds import plan, status
 from tasks.lock_step import put_text, read_locked
+from tasks.object_store import require_write_once
 from tasks.settings import open_store, read_settings
 
 
@@ -26,7 +28,7 @@ def freeze_text(text: str, attempt: str, lock: Callable[[str], None]) -> str:
         CampaignError: One complaint that names field, value and remedy.
     """
     parse_campaign(text, source="campaign text")
-    store = open_store(read_settings())
+    store = _fit_store()
     text_sha256 = sha256_hex(text.encode())
     put_text(store, text, text_sha256)
     lock(text_sha256)
@@ -43,7 +45,7 @@ def known_campaign(campaign_id: str) -> str:
     Raises:
         CampaignError: No campaign of that id.
     """
-    return plan.read_assembly(open_store(read_settings()), campaign_id).campaign.id
+    return plan.read_assembly(_fit_store(), campaign_id).campaign.id
 
 
 @task(name="choose-round", cache_policy=NO_CACHE, persist_result=False)
@@ -59,3 +61,10 @@ def stop_runs(campaign_id: str, runs: Sequence[str]) -> None:
     store = open_store(read_settings())
     for run in runs:
         store.put_once(keys.stop(campaign_id, run), b"{}")
+
+
+def _fit_store() -> ObjectStore:
+    """Return the campaigns' store after a probe that it never overwrites."""
+    store = open_store(read_settings())
+    require_write_once(store)
+    return store

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fl_core.models.loading import LoadedBase
     from fl_core.models.peft_state import AdaptedModel
 
+MakeWork = Callable[[SiteHome, SiteConfig, Assembly], SiteWork]
 Answer = Literal["uploaded", "declined", "ignored", "retry", "failed"]
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Session:
         config: Its config.
         assembly: The approved campaign's parts.
         store: The campaign's store.
+        make_work: Makes the site's work.
         made: The site's work once it could be made; rows are read and judged once per session.
     """
 
@@ -72,6 +74,7 @@ class Session:
     config: SiteConfig
     assembly: Assembly
     store: ObjectStore
+    make_work: MakeWork
     made: SiteWork | None = None
 
     def work(self) -> SiteWork:
@@ -81,7 +84,7 @@ class Session:
             FedloomError: As ``site_work`` does.
         """
         if self.made is None:
-            self.made = site_work(self.home, self.config, self.assembly)
+            self.made = self.make_work(self.home, self.config, self.assembly)
         return self.made
 
     def answer(self, plan: RoundPlan) -> Answer:

@@ -14,7 +14,7 @@ from fl_core.errors import FedloomError, ObjectMissing, PolicyRefused, StoreUnav
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.plan import read_assembly
 from fl_core.rounds.status import round_numbers
-from tasks.client_steps import Answer, Session, take_part
+from tasks.client_steps import Answer, MakeWork, Session, site_work, take_part
 from tasks.settings import open_store
 from tasks.site_config import SiteConfig, SiteHome, site_policy, site_settings
 
@@ -63,8 +63,12 @@ class SessionRequest:
         return open_store(site_settings(self.home, self.config))
 
 
-def serve(request: SessionRequest) -> str:
+def serve(request: SessionRequest, *, make_work: MakeWork = site_work) -> str:
     """Answer plans until the run's stop object, or until nothing happens for long.
+
+    Args:
+        request: What the session was asked for.
+        make_work: Makes the site's work on its rows.
 
     Returns:
         ``stopped`` or ``idle``.
@@ -74,7 +78,7 @@ def serve(request: SessionRequest) -> str:
     assembly = _approved(request, store, waiting)
     if assembly is None:
         return "stopped"
-    session = Session(request.home, request.config, assembly, store)
+    session = Session(request.home, request.config, assembly, store, make_work)
     _prepare(session)
     known = round_numbers(store, request.campaign_id)
     number = known[-1] if known else 1

@@ -120,6 +120,23 @@ def locked_noise(campaign: Campaign) -> float | None:
     )
 
 
+def with_noise(campaign: Campaign) -> Campaign:
+    """Return the campaign with its noise stated; it is calibrated where it was left open.
+
+    Raises:
+        IncompatibleParts: No noise keeps the campaign's epsilon, or the stated noise does not.
+    """
+    record = campaign.privacy.record
+    if record is None:
+        return campaign
+    stated = record.model_copy(update={"noise_multiplier": locked_noise(campaign)})
+    noised = campaign.model_copy(
+        update={"privacy": campaign.privacy.model_copy(update={"record": stated})}
+    )
+    require_campaign_budget(noised)
+    return noised
+
+
 def _campaign_event(record: RecordDp, steps: int) -> EventRecord:
     if record.noise_multiplier is None:
         raise IncompatibleParts(

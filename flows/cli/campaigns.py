@@ -54,15 +54,17 @@ def check(
     """
     from fl_core.assembly import build_parts
     from fl_core.campaign.loading import read_campaign
-    from fl_core.privacy.forecast import schedule
+    from fl_core.privacy.forecast import schedule, with_noise
 
-    campaign = read_campaign(file)
+    campaign = with_noise(read_campaign(file))
     build_parts(campaign)
     epsilons = schedule(campaign)
+    record = campaign.privacy.record
     document: dict[str, Any] = {
         "id": campaign.id,
         "sites": list(campaign.sites),
         "max_rounds": campaign.max_rounds,
+        "noise_multiplier": None if record is None else record.noise_multiplier,
         "epsilon_after_round": epsilons,
     }
     console_err.print(views.schedule_table(campaign, epsilons))
@@ -109,9 +111,22 @@ def run(
     else:
         parameters["campaign_id"] = campaign_id = file
     use_coordinator(home)
+    require_fit_store()
     document = follow(campaign_id, parameters)
     if json_output:
         print_json(document)
+
+
+def require_fit_store() -> None:
+    """Probe the store before anything runs: it answers, and never overwrites.
+
+    Raises:
+        StoreUnavailable: It does not, with what to do.
+    """
+    from tasks.object_store import require_write_once
+    from tasks.settings import open_store, read_settings
+
+    require_write_once(open_store(read_settings()))
 
 
 def follow(campaign_id: str, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def require_ready(root: Path) -> dict[str, Any]:
         LedgerCorrupt: There is no ledger, or it does not hold.
     """
     from fl_core.data.rows import require_rows
+    from tasks.site_check import approved_campaigns, require_rows_fit
     from tasks.site_config import SiteHome, open_site, read_site_config
     from tasks.site_rows import read_rows
 
@@ -109,6 +110,8 @@ def require_ready(root: Path) -> dict[str, Any]:
     site = open_site(home, config)
     seq, head = site.ledger.head()
     require_rows(read_rows(home.root / config.data))
+    for campaign in approved_campaigns(home, config):
+        require_rows_fit(home.root, config, campaign)
     return {"dataset": site.policy.dataset, "ledger_seq": seq, "ledger_head_sha256": head}
 
 
@@ -130,6 +133,7 @@ def site_approve(
     from fl_core.rounds.plan import read_assembly
     from flows.cli.views import schedule_table
     from tasks.settings import open_store
+    from tasks.site_check import require_rows_fit
     from tasks.site_config import SiteHome, read_site_config, site_settings
 
     own = SiteHome(home.resolve())
@@ -140,6 +144,7 @@ def site_approve(
         if path.is_file()
         else read_assembly(open_store(site_settings(own, config)), campaign).campaign
     )
+    require_rows_fit(own.root, config, asked)
     console_err.print(schedule_table(asked, schedule(asked)))
     console_err.print(f"base model {asked.base_model.name}, gate {asked.gate.name}")
     console_err.print(f"digest {asked.digest}")

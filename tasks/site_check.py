@@ -1,0 +1,50 @@
+"""Whether a site's rows fit a campaign: what only the site can know, asked before a round is.
+
+In a round such a site declines by the names of rules alone; here its operator reads the reason.
+"""
+
+import logging
+from pathlib import Path
+
+from fl_core.artifacts.documents import read_document
+from fl_core.campaign.campaign import Campaign
+from fl_core.data.rows import require_columns, require_rows
+from fl_core.errors import StoreError
+from tasks.settings import open_store
+from tasks.site_config import SiteConfig, SiteHome, site_policy, site_settings
+from tasks.site_rows import read_rows
+from tasks.suite_files import load_locked_suite, required_columns
+
+log = logging.getLogger(__name__)
+
+
+def require_rows_fit(root: Path, config: SiteConfig, campaign: Campaign) -> None:
+    """Check that the site's file has rows, and every column that campaign and gate read.
+
+    Args:
+        root: The site's folder; the config's path is relative to it.
+        config: The site's config.
+        campaign: A locked campaign.
+
+    Raises:
+        CampaignError: The file is absent, unreadable or empty, or a column is not there.
+        PolicyRefused: The gate's suite is not the frozen one here.
+    """
+    rows = read_rows(root / config.data)
+    require_rows(rows)
+    suite = load_locked_suite(campaign.gate, folder=config.suites)
+    require_columns(rows, required_columns(suite, campaign.task))
+
+
+def approved_campaigns(home: SiteHome, config: SiteConfig) -> list[Campaign]:
+    """Return the campaigns in the store that the site has approved; none if the store is away."""
+    approved = site_policy(home).campaigns
+    store = open_store(site_settings(home, config))
+    try:
+        found = [key for key in store.list("campaigns/") if key.endswith("/campaign.json")]
+        campaigns = [read_document(store, key, Campaign) for key in found]
+    except StoreError as error:
+        # The worker waits for the store for ever; a check that cannot be made must not end it.
+        log.warning("rows are not compared with approved campaigns, the store is away: %s", error)
+        return []
+    return [campaign for campaign in campaigns if campaign.digest in approved]
