@@ -4,6 +4,7 @@ The store is the truth; Prefect and MLflow are views. So `fedloom status`, the t
 a run and the next step of a resumed campaign all come from here.
 """
 
+from collections.abc import Mapping
 from typing import Literal, TypeVar
 
 from pydantic import Field
@@ -51,6 +52,13 @@ class RoundStatus(Document):
     bytes_up: int = 0
     bytes_down: int = 0
 
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing about the round can change any more."""
+        if self.outcome is None:
+            return False
+        return self.outcome.status != "released" or self.evaluation is not None
+
 
 class CampaignStatus(Document):
     """A campaign as people see it; ``end`` is None while there is a round to run."""
@@ -87,8 +95,17 @@ def round_numbers(store: ObjectStore, campaign_id: str) -> list[int]:
     return sorted(int(key.removeprefix(prefix).split("/")[0]) for key in found)
 
 
-def campaign_status(assembly: Assembly, store: ObjectStore) -> CampaignStatus:
-    """Read where a campaign stands."""
+def campaign_status(
+    assembly: Assembly, store: ObjectStore, *, known: Mapping[int, RoundStatus] | None = None
+) -> CampaignStatus:
+    """Read where a campaign stands.
+
+    Args:
+        assembly: The campaign's parts.
+        store: The campaign's store.
+        known: Rounds that were read before and are final; they are not read again.
+    """
+    earlier = known or {}
     campaign = assembly.campaign
     numbers = round_numbers(store, campaign.id)
     following = next_round(assembly, store)
@@ -96,7 +113,9 @@ def campaign_status(assembly: Assembly, store: ObjectStore) -> CampaignStatus:
         campaign_id=campaign.id,
         digest=assembly.digest,
         max_rounds=campaign.max_rounds,
-        rounds=tuple(round_status(assembly, store, number) for number in numbers),
+        rounds=tuple(
+            earlier.get(number) or round_status(assembly, store, number) for number in numbers
+        ),
         end=None if isinstance(following, int) else following,
     )
 

@@ -141,12 +141,13 @@ def follow(campaign_id: str, parameters: dict[str, Any]) -> dict[str, Any]:
     store = open_store(read_settings())
     run_id = dispatch.start_campaign(parameters)
     state = dispatch.run_state(run_id)
+    reader = views.StatusReader(store, campaign_id)
     with views.LiveRounds(campaign_id) as live:
         while not state.is_final:
             time.sleep(POLL_S)
             state = dispatch.run_state(run_id)
-            live.update(views.read_status(store, campaign_id))
-    status = views.read_status(store, campaign_id)
+            live.update(reader.read())
+    status = reader.read()
     if state.state_type != "COMPLETED" or status is None:
         raise FedloomError(
             f"campaign run {run_id} ended {state.state_type.lower()}: {state.message}",
@@ -176,7 +177,7 @@ def status(
         if json_output:
             print_json({"campaigns": found})
         return
-    current = views.read_status(store, campaign_id)
+    current = views.StatusReader(store, campaign_id).read()
     if current is None:
         raise CampaignError(f"no campaign {campaign_id!r} in the store")
     console_err.print(views.rounds_table(current))

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.store import ObjectStore, exists
+from fl_core.assembly import Assembly
 from fl_core.campaign.campaign import Campaign
 from fl_core.rounds.plan import read_assembly
 from fl_core.rounds.status import CampaignStatus, RoundStatus, campaign_status
@@ -21,11 +22,23 @@ def campaign_ids(store: ObjectStore) -> list[str]:
     )
 
 
-def read_status(store: ObjectStore, campaign_id: str) -> CampaignStatus | None:
-    """Read a campaign's status; None while it is not frozen."""
-    if not exists(store, keys.campaign(campaign_id)):
-        return None
-    return campaign_status(read_assembly(store, campaign_id), store)
+class StatusReader:
+    """Reads a campaign's status again and again; what cannot change any more is read once."""
+
+    def __init__(self, store: ObjectStore, campaign_id: str) -> None:
+        self._store, self._campaign_id = store, campaign_id
+        self._assembly: Assembly | None = None
+        self._known: dict[int, RoundStatus] = {}
+
+    def read(self) -> CampaignStatus | None:
+        """Return the status now; None while the campaign is not frozen."""
+        if self._assembly is None:
+            if not exists(self._store, keys.campaign(self._campaign_id)):
+                return None
+            self._assembly = read_assembly(self._store, self._campaign_id)
+        status = campaign_status(self._assembly, self._store, known=self._known)
+        self._known = {r.round: r for r in status.rounds if r.is_final}
+        return status
 
 
 def schedule_table(campaign: Campaign, epsilons: list[float]) -> Table:
