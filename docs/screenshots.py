@@ -49,11 +49,13 @@ def mlflow_page(browser: Browser, stack: Stack) -> None:
     if logged is None:
         raise SystemExit(f"no round of {CAMPAIGN!r} is in MLflow; run `fedloom demo` first")
     page = browser.new_page(viewport=SIZE)
+    # MLflow's own assistant would cover a third of the page.
+    page.add_init_script(
+        "localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');"
+        "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');"
+    )
     page.goto(logged.chart_url)
     page.get_by_text("Quality against epsilon").first.wait_for(timeout=60_000)
-    close = page.get_by_label("Close")
-    if close.count():
-        close.first.click()
     shot(page, "mlflow.png")
 
 

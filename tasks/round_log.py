@@ -10,17 +10,18 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from fl_core.artifacts import keys
-from fl_core.artifacts.documents import to_bytes, write_document
+from fl_core.artifacts.documents import read_document, to_bytes, write_document
 from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.errors import StoreUnavailable
 from fl_core.privacy.statement import privacy_statement, to_markdown
 from fl_core.rounds.adapters import read_adapter
-from fl_core.rounds.plan import read_assembly
-from fl_core.rounds.status import campaign_status, round_numbers, round_status
+from fl_core.rounds.documents import RoundPlan
+from fl_core.rounds.plan import read_assembly, read_outcome
+from fl_core.rounds.status import campaign_status, next_round, round_numbers, round_status
 from tasks import reports
 from tasks.settings import Settings, open_store, read_settings
-from tasks.tracking import LoggedRound, RoundLog, log_round
+from tasks.tracking import LoggedRound, RoundLog, close_campaign, log_round
 
 
 @task(name="log-rounds", cache_policy=NO_CACHE, persist_result=False)
@@ -34,20 +35,25 @@ def log_pending(campaign_id: str, evaluate: Callable[[str, int], bool]) -> int:
     settings = read_settings()
     store = open_store(settings)
     assembly = read_assembly(store, campaign_id)
-    logged = 0
+    logged, is_behind = 0, False
     for number in round_numbers(store, campaign_id):
         if exists(store, keys.logged(campaign_id, number)):
             continue
         status = round_status(assembly, store, number)
         if status.outcome is None:
+            is_behind = True
             break
         is_due = status.outcome.status == "released" and status.evaluation is None
         if is_due and not evaluate(campaign_id, number):
             get_run_logger().warning("evaluation away, round %d is logged later", number)
+            is_behind = True
             break
         if not _log(assembly, store, number, settings):
+            is_behind = True
             break
         logged += 1
+    if not is_behind:
+        _close_if_ended(assembly, store)
     _report(assembly, store)
     return logged
 
@@ -57,6 +63,7 @@ def round_log(assembly: Assembly, store: ObjectStore, number: int, settings: Set
     campaign = assembly.campaign
     status = round_status(assembly, store, number)
     outcome = status.outcome
+    plan = read_document(store, keys.plan(campaign.id, number), RoundPlan)
     if outcome is None:
         raise StoreUnavailable(f"round {number} of campaign {campaign.id!r} has no outcome yet")
     released = outcome.result_hash
@@ -75,6 +82,7 @@ def round_log(assembly: Assembly, store: ObjectStore, number: int, settings: Set
         adapter_uri=f"{settings.store_url.rstrip('/')}/{prefix}" if prefix else "",
         bytes_up=status.bytes_up,
         bytes_down=status.bytes_down,
+        code_version=plan.code_version,
         statement_json=None if statement is None else to_bytes(statement),
         statement_markdown=None if statement is None else to_markdown(statement),
     )
@@ -94,10 +102,21 @@ def _log(assembly: Assembly, store: ObjectStore, number: int, settings: Settings
     return True
 
 
+def _close_if_ended(assembly: Assembly, store: ObjectStore) -> None:
+    """Close the campaign's run in MLflow when there is no further round; repeating it is safe."""
+    campaign = assembly.campaign
+    ending, numbers = next_round(assembly, store), round_numbers(store, campaign.id)
+    last = read_outcome(store, campaign.id, numbers[-1]) if numbers else None
+    if isinstance(ending, int) or last is None:
+        return
+    try:
+        close_campaign(campaign, closed=last.closed, reason=ending)
+    except StoreUnavailable as error:
+        get_run_logger().warning("MLflow away, the campaign is closed there later: %s", error)
+
+
 def last_logged(store: ObjectStore, campaign_id: str) -> LoggedRound | None:
     """Return the newest entry that MLflow has of a campaign with a model version, or None."""
-    from fl_core.artifacts.documents import read_document
-
     for number in reversed(round_numbers(store, campaign_id)):
         key = keys.logged(campaign_id, number)
         if exists(store, key):
