@@ -17,6 +17,7 @@ from flows.processes import Command, ServerProcess, is_alive, spawn
 from flows.servers import PREFECT_ENV
 from flows.stack_file import BUCKET, S3Keys, record_process
 
+_USERS_OWN = ("FEDLOOM_MODELS", "FEDLOOM_SUITES")
 FEDLOOM = (sys.executable, "-m", "flows.cli.main")
 """The command ``fedloom`` of this very installation."""
 
@@ -74,8 +75,8 @@ def environment(stack: Stack) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "FEDLOOM_HOME": str(stack.home),
         "FEDLOOM_HOLDOUTS": str(stack.home / "holdouts"),
-        # A folder of base models is the user's own setting, and the same for every process.
-        **{name: os.environ[name] for name in ("FEDLOOM_MODELS",) if name in os.environ},
+        # Folders of base models and suites are the user's own, and the same for every process.
+        **{name: os.environ[name] for name in _USERS_OWN if name in os.environ},
     }
 
 

@@ -1,6 +1,5 @@
 """A campaign: rounds until done, stopped or the budget is spent; safe to run again at any time."""
 
-import tomllib
 from functools import partial
 from typing import Annotated
 
@@ -8,7 +7,7 @@ from prefect import flow, get_run_logger, tags
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from fl_core.campaign.loading import MAX_TEXT_BYTES
+from fl_core.campaign.loading import MAX_TEXT_BYTES, parse_campaign
 from fl_core.errors import CampaignError
 from flows import dispatch
 from flows.federated_round import federated_round
@@ -51,11 +50,13 @@ LOCK_S = 300.0
 def run_name() -> str:
     """Return the campaign's id, also where it has to be read from a new campaign's text."""
     given = flow_run.parameters
+    if given.get("campaign_id"):
+        return str(given["campaign_id"])
     try:
-        plain = tomllib.loads(str(given.get("campaign", "")))
-    except tomllib.TOMLDecodeError:
-        plain = {}
-    return str(given.get("campaign_id") or plain.get("id") or "campaign")
+        return parse_campaign(str(given.get("campaign", "")), source="campaign text").id
+    except CampaignError:
+        # The flow itself says what is wrong with the text.
+        return "campaign"
 
 
 def lock(text_sha256: str, *, attempt: str) -> None:

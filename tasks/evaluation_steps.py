@@ -37,7 +37,7 @@ def shelves_of(settings: Settings) -> Shelves:
     folders = {}
     if settings.models is not None and settings.models.is_dir():
         folders = {path.name: path for path in settings.models.iterdir()}
-    return Shelves(holdouts=settings.holdouts, base_models=folders)
+    return Shelves(holdouts=settings.holdouts, base_models=folders, suites=settings.suites)
 
 
 @task(name="evaluate-adapter", cache_policy=NO_CACHE, persist_result=False)

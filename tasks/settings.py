@@ -9,6 +9,7 @@
 | MLFLOW_TRACKING_URI | MLflow server; without it nothing is logged |
 | FEDLOOM_HOLDOUTS | folder with the coordinator's public holdouts |
 | FEDLOOM_MODELS | folder with base models, one folder each |
+| FEDLOOM_SUITES | folder with expectation suites of one's own |
 
 Without credentials boto3 looks where it always does (profile, instance role). Values may be
 secrets, so an error names the variable and says what is wrong, and shows no key.
@@ -38,6 +39,7 @@ _VARIABLES = {
     "mlflow_uri": "MLFLOW_TRACKING_URI",
     "holdouts": "FEDLOOM_HOLDOUTS",
     "models": "FEDLOOM_MODELS",
+    "suites": "FEDLOOM_SUITES",
 }
 
 
@@ -53,6 +55,7 @@ class Settings(Document):
         mlflow_uri: None: nothing is logged.
         holdouts: None: this process evaluates nothing.
         models: None: base models come from packages and hubs only.
+        suites: None: gates are the suites that come with fedloom.
     """
 
     store_url: str
@@ -63,6 +66,7 @@ class Settings(Document):
     mlflow_uri: str | None = None
     holdouts: Path | None = None
     models: Path | None = None
+    suites: Path | None = None
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:

@@ -140,16 +140,17 @@ def suite_path(name: str, *, folder: Path | None = None) -> Path:
 
     Args:
         name: Name of the suite, without ``.json``.
-        folder: Where to look; None means the suites that come with fedloom.
+        folder: Looked into first; None means the suites that come with fedloom alone.
 
     Raises:
         CampaignError: There is no such file; the text names those that exist.
     """
-    place = folder or _shipped_folder()
-    known = {path.stem: path for path in place.glob("*.json")}
+    places = [_shipped_folder(), *([] if folder is None else [folder])]
+    known = {path.stem: path for place in places for path in place.glob("*.json")}
     if name not in known:
+        where = " or ".join(str(place) for place in reversed(places))
         raise CampaignError(
-            f"gate {name!r} is no suite in {place}; there are {', '.join(sorted(known)) or 'none'}",
+            f"gate {name!r} is no suite in {where}; there are {', '.join(sorted(known)) or 'none'}",
             hint="name one of these suites as the campaign's gate",
         )
     return known[name]

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from fl_core.campaign.campaign import Campaign
 from fl_core.errors import CampaignError
 
+SUFFIXES = (".toml", ".yaml", ".yml")
 MAX_TEXT_BYTES = 16_384
 LOCKED_NAME = "campaign.json"
 
@@ -123,12 +124,23 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         plain = yaml.safe_load(text) if is_yaml else tomllib.loads(text)
     except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
-        kind = "YAML" if is_yaml else "TOML"
-        where = str(error).replace("\n", " ")
-        raise CampaignError(f"{source}: is not {kind}: {where}") from error
+        # Text without a file's name may be either; JSON is YAML as well.
+        plain = None if source.endswith(SUFFIXES) else _mapping_of_yaml(text)
+        if plain is None:
+            kind = "YAML" if is_yaml else "TOML"
+            where = str(error).replace("\n", " ")
+            raise CampaignError(f"{source}: is not {kind}: {where}") from error
     if not isinstance(plain, dict):
         raise CampaignError(f"{source}: holds no fields", hint="`fedloom init` writes a campaign")
     return plain
+
+
+def _mapping_of_yaml(text: str) -> dict[str, Any] | None:
+    try:
+        plain = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+    return plain if isinstance(plain, dict) else None
 
 
 def _walk(value: object, path: str = "") -> Iterator[tuple[str, object]]:

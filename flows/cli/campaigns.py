@@ -1,5 +1,6 @@
 """`fedloom init`, `check`, `run`, `status`: a campaign from its file to its rounds."""
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,9 +80,14 @@ def _lock(file: Path, campaign: Any, home: Path) -> dict[str, Any]:
     from tasks.locking import Shelves, lock_campaign
 
     holdouts = home / "holdouts"
+    suites = os.environ.get("FEDLOOM_SUITES")
+    shelves = Shelves(
+        holdouts=holdouts if holdouts.is_dir() else None,
+        suites=None if suites is None else Path(suites),
+    )
     with progress() as bar:
         bar.add_task("resolving names (loads the base model once)")
-        locked = lock_campaign(campaign, Shelves(holdouts=holdouts if holdouts.is_dir() else None))
+        locked = lock_campaign(campaign, shelves)
     target = file.with_suffix(".lock.json")
     target.write_bytes(to_bytes(locked))
     console_err.print(f"{target} is written; digest {locked.digest}")

@@ -16,6 +16,12 @@ SiteHomeOption = Annotated[Path, typer.Option("--home", help="The site's own fol
 def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the command
     site: Annotated[str, typer.Argument(help="Name of the site, as campaigns use it.")],
     data: Annotated[Path, typer.Option(help="File with the rows: parquet, jsonl or csv.")],
+    epsilon: Annotated[
+        float, typer.Option(min=0, help="Limit over all campaigns on these rows, ever.")
+    ],
+    delta: Annotated[
+        float, typer.Option(min=0, max=1, help="Probability outside it; below one over the rows.")
+    ],
     home: SiteHomeOption = Path("site"),
     prefect_api_url: Annotated[
         str, typer.Option("--prefect-api", help="API that the worker polls.")
@@ -24,8 +30,6 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     endpoint: Annotated[
         str, typer.Option(help="Base URL of an S3-compatible server; empty is AWS.")
     ] = "",
-    epsilon: Annotated[float, typer.Option(min=0, help="Limit over all campaigns.")] = 8.0,
-    delta: Annotated[float, typer.Option(min=0, max=1, help="Delta of that limit.")] = 1e-5,
     declared_examples: Annotated[
         int | None, typer.Option(min=1, help="Public size; rounded to a power of two.")
     ] = None,
@@ -33,7 +37,7 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
 ) -> None:
     """Make a site: key, config, policy and the privacy ledger's first entry.
 
-    Example: `fedloom site init north --data rows.csv --home /srv/fedloom --epsilon 8`
+    Example: `fedloom site init north --data rows.csv --epsilon 8 --delta 1e-5 --home /srv/fedloom`
     """
     from fl_core.privacy.policy_template import policy_text
     from fl_core.updates.signing import fingerprint

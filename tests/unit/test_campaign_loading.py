@@ -46,6 +46,14 @@ privacy: {record: {epsilon: 8, delta: 1e-5, clip_norm: 0.3, sampling_rate: 0.1}}
     assert parse_campaign(text, source="first.yaml") == parse_campaign(WRITTEN, source="a.toml")
 
 
+def test_text_without_a_file_name_may_be_toml_yaml_or_json():
+    campaign = parse_campaign(WRITTEN, source="c.toml")
+    as_json = campaign.model_dump_json(exclude_none=True)
+
+    assert parse_campaign(WRITTEN, source="campaign text") == campaign
+    assert parse_campaign(as_json, source="campaign text") == campaign
+
+
 @pytest.mark.parametrize(
     ("old", "new", "parts"),
     [
