@@ -8,6 +8,7 @@ read, never a pickle. GGUF weights are dequantised to float32, so that gradients
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -19,10 +20,16 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from fl_core.artifacts.content_hash import folder_sha256
 from fl_core.campaign.specs import TaskSpec
 from fl_core.errors import CampaignError, ModelMismatch
+
+# Progress bars of a hundred small tensors are noise in a worker's log.
+transformers_logging.disable_progress_bar()
+# peft 0.21.2 asks transformers 5.23 for a deprecated attribute at every load of an adapter.
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 GGUF = ".gguf"
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
