@@ -27,6 +27,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from fl_core.artifacts.documents import Document, sha256_hex
+from fl_core.campaign.complaints import complaint_of
 from fl_core.campaign.specs import NamedContent, TaskSpec
 from fl_core.data.gates import BUILT_IN, TEXT_CELLS, RuleSpec, Scope, Severity
 from fl_core.errors import CampaignError, PolicyRefused
@@ -172,10 +173,8 @@ def load_suite(name: str, *, folder: Path | None = None) -> Suite:
     try:
         file = SuiteFile.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "file"
         raise CampaignError(
-            f"suite {path.name}, {field}: {first['msg'].lower()}",
+            f"suite {path.name}: {complaint_of(error, SuiteFile, whole='file')}",
             hint="docs/adding-parts describes the format of a suite",
         ) from error
     if file.name != name:

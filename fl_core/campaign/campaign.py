@@ -44,7 +44,9 @@ class Campaign(Document):
     task: TaskSpec
     adapter: AdapterSpec
     training: TrainingSpec
-    privacy: Privacy
+    privacy: Annotated[
+        Privacy, Field(description="state [privacy.record], or [privacy.none] with a reason")
+    ]
     cohort: CohortRule = CohortRule()
     aggregation: Component = ComponentSpec(kind="mean")
     weights: Literal["uniform", "declared"] = "uniform"

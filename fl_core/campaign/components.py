@@ -12,6 +12,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
 from fl_core.artifacts.documents import Document
+from fl_core.campaign.complaints import complaint_of
 from fl_core.errors import UnknownComponent
 
 ENTRY_POINTS = "fedloom.components"
@@ -92,11 +93,8 @@ class Registry(Generic[P]):
         try:
             built: P = part(**spec.params)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            raise UnknownComponent(
-                f"{self.name} {spec.kind!r}, parameter {field!r}: {first['msg'].lower()}"
-            ) from error
+            complaint = complaint_of(error, part, whole="parameters")
+            raise UnknownComponent(f"{self.name} {spec.kind!r}: {complaint}") from error
         return built
 
     def _load_outside(self) -> None:

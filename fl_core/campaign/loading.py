@@ -5,7 +5,6 @@ runs. PyYAML reads ``1e-5`` as text and ``on`` as true: numbers may come as text
 campaign is a boolean, so a boolean is always a mistake.
 """
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from fl_core.campaign.campaign import Campaign
+from fl_core.campaign.complaints import complaint_of
 from fl_core.errors import CampaignError
 
 SUFFIXES = (".toml", ".yaml", ".yml")
 MAX_TEXT_BYTES = 16_384
-LOCKED_NAME = "campaign.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,9 @@ def read_campaign(path: Path) -> Campaign:
         try:
             return Campaign.model_validate_json(data)
         except ValidationError as error:
-            raise CampaignError(_explain(error, str(path))) from error
+            raise CampaignError(
+                f"{path}: {complaint_of(error, Campaign, whole='campaign')}"
+            ) from error
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -93,7 +93,9 @@ def parse_campaign(text: str, *, source: str) -> Campaign:
     try:
         return Campaign.model_validate(plain)
     except ValidationError as error:
-        raise CampaignError(_explain(error, source)) from error
+        raise CampaignError(
+            f"{source}: {complaint_of(error, Campaign, whole='campaign')}"
+        ) from error
 
 
 def lock(campaign: Campaign, resolved: Resolved) -> Campaign:
@@ -152,49 +154,3 @@ def _walk(value: object, path: str = "") -> Iterator[tuple[str, object]]:
             yield from _walk(inner, f"{path}[{index}]")
     else:
         yield path, value
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    # A misspelt key is also a missing one; the misspelling is what helps.
-    details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
-    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    return f"{source}: {_complaint(details[0])}{more}"
-
-
-def _complaint(detail: ErrorDetails) -> str:
-    parts = [str(part) for part in detail["loc"]]
-    field = ".".join(parts) or "campaign"
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key {field!r}{_suggestion(parts)}"
-    if detail["type"] == "missing" and field == "privacy":
-        return (
-            "privacy is missing and has no default: state [privacy.record], "
-            "or [privacy.none] with a reason"
-        )
-    if detail["type"] == "missing":
-        return f"{field} is missing"
-    shown = detail["input"]
-    value = f" is {shown!r}" if isinstance(shown, str | int | float) else ""
-    return f"{field}{value}: {message[:1].lower()}{message[1:]}"
-
-
-def _suggestion(parts: list[str]) -> str:
-    model: Any = Campaign
-    for part in parts[:-1]:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        inner = _model_of(annotation)
-        if inner is None:
-            return ""
-        model = inner
-    close = difflib.get_close_matches(parts[-1], list(model.model_fields), n=1)
-    known = ", ".join(model.model_fields)
-    return f"; did you mean {close[0]!r}?" if close else f"; known keys are {known}"
-
-
-def _model_of(annotation: object) -> type[BaseModel] | None:
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    for candidate in candidates:
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None

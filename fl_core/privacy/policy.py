@@ -15,6 +15,7 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.documents import from_bytes, write_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.campaign import Campaign
+from fl_core.campaign.complaints import complaint_of
 from fl_core.campaign.guarantees import RecordDp
 from fl_core.campaign.specs import Sha256
 from fl_core.errors import CampaignError, ObjectCorrupt, PolicyRefused
@@ -99,20 +100,9 @@ def parse_policy(text: str, *, source: str) -> SitePolicy:
     try:
         return SitePolicy.model_validate(plain)
     except ValidationError as error:
-        raise CampaignError(f"{source}: {_complaint(error)}") from error
-
-
-def _complaint(error: ValidationError) -> str:
-    first, *others = error.errors()
-    more = f" (and {len(others)} more)" if others else ""
-    field = ".".join(map(str, first["loc"])) or "policy"
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {field!r}; known keys are {', '.join(SitePolicy.model_fields)}{more}"
-    if first["type"] == "missing":
-        return f"{field} is missing; the policy has no default for it{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    value = f" is {first['input']!r}" if isinstance(first["input"], str | int | float) else ""
-    return f"{field}{value}: {message[:1].lower()}{message[1:]}{more}"
+        raise CampaignError(
+            f"{source}: {complaint_of(error, SitePolicy, whole='policy')}"
+        ) from error
 
 
 def require_allowed(policy: SitePolicy, campaign: Campaign) -> None:
