@@ -16,7 +16,7 @@ from fl_core.artifacts.documents import Document, from_bytes, to_bytes
 from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.roster import PublicKey, Roster, RosterEntry, enrol
 from fl_core.campaign.specs import Name
-from fl_core.errors import CampaignError
+from fl_core.errors import CampaignError, ObjectCorrupt
 from fl_core.privacy.ledger import Ledger
 from fl_core.updates.signing import generate_key, public_hex, write_key
 from tasks.site_config import SiteConfig, SiteHome, config_text, site_policy
@@ -97,17 +97,16 @@ def read_enrolment(path: Path) -> Enrolment:
     """Read the file that a site's operator sent.
 
     Raises:
-        CampaignError: Absent.
-        ObjectCorrupt: Not an enrolment.
+        CampaignError: Absent, or not an enrolment.
     """
+    hint = "it is the enrol.json that `fedloom site init` wrote at the site"
     try:
-        data = path.read_bytes()
+        return from_bytes(Enrolment, path.read_bytes(), what=str(path))
     except OSError as error:
-        raise CampaignError(
-            f"{path}: cannot be read: {error.strerror}",
-            hint="it is the enrol.json that `fedloom site init` wrote at the site",
-        ) from error
-    return from_bytes(Enrolment, data, what=str(path))
+        raise CampaignError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
+    except ObjectCorrupt as error:
+        # The file came from a person's hands, so it is input to correct and no damaged object.
+        raise CampaignError(str(error), hint=hint) from error
 
 
 def admit(store: ObjectStore, enrolment: Enrolment) -> Roster:

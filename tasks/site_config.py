@@ -6,6 +6,7 @@ where things are; what is *allowed* is in the policy.
 
 import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from fl_core.artifacts.documents import Document
 from fl_core.artifacts.local import LocalStore, require_local_disk
+from fl_core.campaign.complaints import complaint_of
 from fl_core.campaign.specs import Name
 from fl_core.errors import CampaignError
 from fl_core.privacy.ledger import Ledger
@@ -136,14 +138,28 @@ def read_site_config(home: SiteHome) -> SiteConfig:
         raise CampaignError(
             f"{home.config}: there is no site here", hint="run `fedloom site init NAME`"
         ) from error
+    except UnicodeDecodeError as error:
+        raise CampaignError(f"{home.config}: is not UTF-8 text; save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise CampaignError(f"{home.config}: is not TOML: {error}") from error
+    return checked_config(plain, source=str(home.config))
+
+
+def checked_config(plain: Mapping[str, object], *, source: str) -> SiteConfig:
+    """Return a config made of plain values.
+
+    Args:
+        plain: Fields of ``SiteConfig`` as a file or a command line states them.
+        source: Where they are from, named in the error.
+
+    Raises:
+        CampaignError: A field is wrong; names field, value and remedy.
+    """
     try:
         return SiteConfig.model_validate(plain)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CampaignError(f"{home.config}: {where}: {first['msg'].lower()}") from error
+        complaint = complaint_of(error, SiteConfig, whole="config")
+        raise CampaignError(f"{source}: {complaint}") from error
 
 
 def config_text(config: SiteConfig) -> str:

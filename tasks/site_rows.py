@@ -40,7 +40,7 @@ def read_rows(path: Path) -> Rows:
         )
     if not path.is_file():
         raise CampaignError(
-            f"no file of rows at {path}", hint="correct `rows` in the site's config"
+            f"no file of rows at {path}", hint="correct `data` in the site's config, or `--data`"
         )
     try:
         frame = reader(path)

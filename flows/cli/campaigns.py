@@ -26,9 +26,11 @@ def init(
 
     Example: `fedloom init my-first.toml --id my-first`
     """
+    from fl_core.campaign.loading import parse_campaign
     from flows.cli.templates import CAMPAIGN
 
     text = CAMPAIGN.format(file=file, id=campaign_id)
+    parse_campaign(text, source=str(file))
     try:
         with file.open("x", encoding="utf-8") as target:
             target.write(text)
@@ -110,7 +112,8 @@ def run(
 
     parameters: dict[str, Any] = {"rounds": rounds}
     path = Path(file)
-    if path.suffix in {".toml", ".yaml", ".yml"} or path.is_file():
+    # An id has neither a dot nor a slash, so whatever has one is meant as a file.
+    if path.is_file() or not {".", "/"}.isdisjoint(file):
         campaign = read_campaign(path)
         parameters["campaign"] = path.read_text(encoding="utf-8")
         campaign_id = campaign.id

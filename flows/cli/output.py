@@ -21,7 +21,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from fl_core.errors import CampaignError, FedloomError, PortInUse, StoreUnavailable
+from fl_core.errors import (
+    CampaignError,
+    FedloomError,
+    ModelMismatch,
+    PortInUse,
+    StoreUnavailable,
+)
 
 console_err = Console(stderr=True, highlight=False)
 """Everything for people."""
@@ -29,7 +35,7 @@ console_err = Console(stderr=True, highlight=False)
 BAD_INPUT = 2
 """Exit code for what the caller has to change before anything can run."""
 
-_INPUT_ERRORS = (CampaignError, PortInUse, StoreUnavailable)
+_INPUT_ERRORS = (CampaignError, ModelMismatch, PortInUse, StoreUnavailable)
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -43,7 +49,7 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def exit_code(error: FedloomError) -> int:
-    """2 for what the caller has to change first (campaign, port, store), else 1."""
+    """2 for what the caller has to change first (campaign, model, port, store), else 1."""
     return BAD_INPUT if isinstance(error, _INPUT_ERRORS) else 1
 
 

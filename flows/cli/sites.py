@@ -42,20 +42,25 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     from fl_core.privacy.policy_template import policy_text
     from fl_core.updates.signing import fingerprint
     from tasks.enrolment import NewSite, make_site
-    from tasks.site_config import SiteConfig, SiteHome, SiteStore
+    from tasks.site_config import CREDENTIALS, SiteHome, checked_config
     from tasks.site_rows import read_rows
 
     read_rows(data)
-    config = SiteConfig(
-        site=site,
-        data=data.resolve(),
-        prefect_api_url=prefect_api_url,
-        store=SiteStore(
-            url=store, endpoint=endpoint or None, credentials_file=Path("s3.credentials")
-        ),
+    own = SiteHome(home)
+    config = checked_config(
+        {
+            "site": site,
+            "data": data.resolve(),
+            "prefect_api_url": prefect_api_url,
+            "store": {
+                "url": store,
+                "endpoint": endpoint or None,
+                "credentials_file": CREDENTIALS,
+            },
+        },
+        source=str(own.config),
     )
     new = NewSite(config, policy_text(epsilon=epsilon, delta=delta), declared_examples)
-    own = SiteHome(home)
     enrolment = make_site(own, new)
     shown = fingerprint(enrolment.signing_key)
     console_err.print(

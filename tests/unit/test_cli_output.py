@@ -10,6 +10,7 @@ from fl_core.errors import (
     CampaignError,
     FedloomError,
     IncompatibleParts,
+    ModelMismatch,
     PortInUse,
     ServerFailed,
     StoreUnavailable,
@@ -22,6 +23,7 @@ from flows.cli import output
     [
         (CampaignError("x"), 2),
         (IncompatibleParts("x"), 2),
+        (ModelMismatch("x"), 2),
         (PortInUse("x"), 2),
         (StoreUnavailable("x"), 2),
         (ServerFailed("x"), 1),

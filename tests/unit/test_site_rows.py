@@ -144,7 +144,7 @@ def test_missing_file_names_the_setting_to_correct(tmp_path):
     with pytest.raises(CampaignError, match="no file of rows") as caught:
         read_rows(tmp_path / "rows.csv")
 
-    assert "`rows`" in caught.value.hint
+    assert "`data`" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
