@@ -285,8 +285,12 @@ def _make_buckets(stack: Stack) -> None:
         ensure_bucket(connect_store(location))
 
 
-def connect(home: Path) -> Stack | None:
-    """The stack that runs over a home, or None when any of its servers is not running and healthy.
+def connect(home: Path, *, needed: Sequence[str] = SERVERS) -> Stack | None:
+    """The stack that runs over a home, or None when a needed server is not running and healthy.
+
+    Args:
+        home: Home folder.
+        needed: Names of the servers that must be healthy; a campaign goes on without MLflow.
 
     Raises:
         ObjectCorrupt: ``stack.json`` is not readable as such.
@@ -296,10 +300,12 @@ def connect(home: Path) -> Stack | None:
     if file is None:
         return None
     processes = recorded_processes(home)
-    expected = [name for name in SERVERS if name != "postgres" or "postgres" in processes]
+    # Where PostgreSQL is somebody else's, there is no record of it.
+    expected = [name for name in needed if name != "postgres" or "postgres" in processes]
     if not all(name in processes and is_alive(processes[name]) for name in expected):
         return None
-    healthy = all(answers(processes[name].url + path) for name, path in _HEALTH_PATHS.items())
+    paths = {name: path for name, path in _HEALTH_PATHS.items() if name in expected}
+    healthy = all(answers(processes[name].url + path) for name, path in paths.items())
     return Stack(home, file, {}) if healthy else None
 
 

@@ -4,16 +4,20 @@ If the evaluation worker or MLflow is away, the round stands; whatever is not lo
 by the next call, in order. `logged.json` says that a round is in MLflow.
 """
 
-from collections.abc import Callable
+import contextlib
+import fcntl
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from fl_core.artifacts import keys
-from fl_core.artifacts.documents import read_document, to_bytes, write_document
+from fl_core.artifacts.documents import read_document, sha256_hex, to_bytes, write_document
 from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
-from fl_core.errors import StoreUnavailable
+from fl_core.errors import RoundError, StoreError
 from fl_core.privacy.statement import privacy_statement, to_markdown
 from fl_core.rounds.adapters import read_adapter
 from fl_core.rounds.documents import RoundPlan
@@ -33,6 +37,11 @@ def log_pending(campaign_id: str, evaluate: Callable[[str, int], bool]) -> int:
         evaluate: Asks the evaluation worker for one release; False if it does not answer.
     """
     settings = read_settings()
+    with one_writer(settings.store_url, campaign_id):
+        return _log_pending(campaign_id, evaluate, settings)
+
+
+def _log_pending(campaign_id: str, evaluate: Callable[[str, int], bool], settings: Settings) -> int:
     store = open_store(settings)
     assembly = read_assembly(store, campaign_id)
     logged, is_behind = 0, False
@@ -58,6 +67,19 @@ def log_pending(campaign_id: str, evaluate: Callable[[str, int], bool]) -> int:
     return logged
 
 
+@contextlib.contextmanager
+def one_writer(store_url: str, campaign_id: str) -> Iterator[None]:
+    """Let one process of this machine log a campaign at a time; others wait.
+
+    MLflow has no conditional create: two coordinators that were both told to run a campaign would
+    make two runs and two versions of one round.
+    """
+    name = sha256_hex(f"{store_url} {campaign_id}".encode())[:16]
+    with (Path(tempfile.gettempdir()) / f"fedloom-log-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def round_log(assembly: Assembly, store: ObjectStore, number: int, settings: Settings) -> RoundLog:
     """Gather from the store all that MLflow shows of one round."""
     campaign = assembly.campaign
@@ -65,7 +87,7 @@ def round_log(assembly: Assembly, store: ObjectStore, number: int, settings: Set
     outcome = status.outcome
     plan = read_document(store, keys.plan(campaign.id, number), RoundPlan)
     if outcome is None:
-        raise StoreUnavailable(f"round {number} of campaign {campaign.id!r} has no outcome yet")
+        raise RoundError(f"round {number} of campaign {campaign.id!r} has no outcome yet")
     released = outcome.result_hash
     statement = (
         privacy_statement(campaign, budgets=status.budgets, round_number=number)
@@ -92,8 +114,9 @@ def _log(assembly: Assembly, store: ObjectStore, number: int, settings: Settings
     logger = get_run_logger()
     try:
         logged = log_round(round_log(assembly, store, number, settings))
-    except StoreUnavailable as error:
-        logger.warning("MLflow away, round %d is logged later: %s", number, error)
+    except StoreError as error:
+        # A round never fails because of a view of it.
+        logger.error("round %d is not in MLflow yet: %s", number, error)  # noqa: TRY400
         return False
     write_document(store, keys.logged(assembly.campaign.id, number), logged)
     logger.info(
@@ -111,8 +134,8 @@ def _close_if_ended(assembly: Assembly, store: ObjectStore) -> None:
         return
     try:
         close_campaign(campaign, closed=last.closed, reason=ending)
-    except StoreUnavailable as error:
-        get_run_logger().warning("MLflow away, the campaign is closed there later: %s", error)
+    except StoreError as error:
+        get_run_logger().warning("the campaign is closed in MLflow later: %s", error)
 
 
 def last_logged(store: ObjectStore, campaign_id: str) -> LoggedRound | None:

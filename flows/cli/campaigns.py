@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from fl_core.errors import CampaignError, FedloomError
+from fl_core.errors import CampaignError, FedloomError, ServerFailed
 from flows.cli import views
 from flows.cli.context import HomeOption, JsonOption, use_coordinator
 from flows.cli.output import console_err, print_json, progress
 
 POLL_S = 0.5
+PATIENCE_S = 300.0
 
 CampaignArgument = Annotated[Path, typer.Argument(help="Campaign file, TOML or YAML.")]
 
@@ -149,13 +150,18 @@ def follow(campaign_id: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
     store = open_store(read_settings())
     run_id = dispatch.start_campaign(parameters)
-    state = dispatch.run_state(run_id)
+    state, heard_at = dispatch.run_state(run_id), time.monotonic()
     reader = views.StatusReader(store, campaign_id)
     with views.LiveRounds(campaign_id) as live:
         while not state.is_final:
             time.sleep(POLL_S)
-            state = dispatch.run_state(run_id)
             live.update(reader.read())
+            try:
+                state, heard_at = dispatch.run_state(run_id), time.monotonic()
+            except ServerFailed:
+                # The run goes on without the server; so does whoever watches, for a while.
+                if time.monotonic() - heard_at > PATIENCE_S:
+                    raise
     status = reader.read()
     if state.state_type != "COMPLETED" or status is None:
         raise FedloomError(

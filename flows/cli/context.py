@@ -32,7 +32,7 @@ def use_coordinator(home: Path) -> None:
     from flows.local_stack import connect
     from flows.local_workers import environment
 
-    stack = connect(home)
+    stack = connect(home, needed=("s3", "prefect"))
     if stack is None:
         raise CampaignError(
             f"no stack runs over {home}, and FEDLOOM_STORE and PREFECT_API_URL are not both set",

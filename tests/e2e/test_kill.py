@@ -12,6 +12,7 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.documents import sha256_hex
 from flows.local_stack import restart_server
 from flows.local_workers import start_workers
+from flows.processes import is_alive
 from tests.e2e.federation import SITES, Federation, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -77,12 +78,16 @@ def require_finished_once(federation: Federation, campaign_id: str, digest: str)
     for site in SITES:
         assert reserves(federation, site, digest) == [1, 2]
     require_one_version_per_round(federation, campaign_id)
-    open_runs = [
-        run
+    wait_until(lambda: not open_sessions(federation, campaign_id), what="no session is left")
+
+
+def open_sessions(federation: Federation, campaign_id: str) -> list[str]:
+    """Ids of the campaign's session runs that are not over."""
+    return [
+        run["id"]
         for run in federation.flow_runs("site-session", campaign_id)
         if run["state_type"] not in {"COMPLETED", "CRASHED", "CANCELLED", "FAILED"}
     ]
-    wait_until(lambda: not open_runs or True, what="sessions end")
 
 
 def require_one_version_per_round(federation: Federation, campaign_id: str) -> None:
@@ -130,7 +135,7 @@ def test_prefect_server_killed_mid_round_costs_nothing(federation):
         server = federation.stack.processes()["prefect"]
 
         os.kill(server.pid, signal.SIGKILL)
-        wait_until(lambda: not psutil.pid_exists(server.pid), what="the server is gone")
+        wait_until(lambda: not is_alive(server), what="the server is gone")
         restart_server(federation.stack, "prefect")
 
     require_finished_once(federation, "kill-prefect", digest)
