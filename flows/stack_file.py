@@ -72,7 +72,8 @@ def site_identity(site: str, pair: S3Keys) -> S3Identity:
     """The rights of a site: read what the coordinator wrote, write its own updates.
 
     Another site's updates are closed to it. SeaweedFS lets ``*`` stand for anything, slashes
-    included; keys that would slip through are read by nobody. Listing shows names of objects.
+    included; what slips through is read by nobody, because readers of a listing ask ``keys`` for
+    whole keys. Listing shows names of objects.
     """
     campaigns = f"{BUCKET}/campaigns/*"
     own = f"{campaigns}/rounds/*/updates/{site}/*"

@@ -6,6 +6,7 @@ In a round such a site declines by the names of rules alone; here its operator r
 import logging
 from pathlib import Path
 
+from fl_core.artifacts import keys
 from fl_core.artifacts.documents import read_document
 from fl_core.campaign.campaign import Campaign
 from fl_core.data.rows import require_columns, require_rows
@@ -41,7 +42,7 @@ def approved_campaigns(home: SiteHome, config: SiteConfig) -> list[Campaign]:
     approved = site_policy(home).campaigns
     store = open_store(site_settings(home, config))
     try:
-        found = [key for key in store.list("campaigns/") if key.endswith("/campaign.json")]
+        found = [key for key in store.list("campaigns/") if keys.campaign_id_of(key) is not None]
         campaigns = [read_document(store, key, Campaign) for key in found]
     except StoreError as error:
         # The worker waits for the store for ever; a check that cannot be made must not end it.

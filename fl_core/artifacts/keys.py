@@ -2,7 +2,11 @@
 
 No other module spells a key, so a reader finds the whole layout here. Names of campaigns and
 sites are checked by their documents (lower case, digits, ``-``), so a key cannot leave its prefix.
+Whoever looks through a listing asks here what a key is: sites write below the rounds, so a key that
+merely ends like another one may be a forgery.
 """
+
+import re
 
 LEDGER = "entries/"
 ROSTERS = "rosters/"
@@ -11,10 +15,19 @@ ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 HEAD_FILE = "head.safetensors"
 
+_CAMPAIGN = re.compile(r"campaigns/([a-z0-9-]+)/campaign\.json")
+_OF_ROUND = re.compile(r"campaigns/[a-z0-9-]+/rounds/([0-9]{4})/[a-z]+\.json")
+
 
 def campaign(campaign_id: str) -> str:
     """Return the key of the frozen campaign."""
     return f"campaigns/{campaign_id}/campaign.json"
+
+
+def campaign_id_of(key: str) -> str | None:
+    """Return the id of the campaign that is frozen under ``key``, or None if none is."""
+    match = _CAMPAIGN.fullmatch(key)
+    return None if match is None else match[1]
 
 
 def stop(campaign_id: str, run: str) -> str:
@@ -35,6 +48,15 @@ def round_prefix(campaign_id: str, round_number: int) -> str:
 def rounds(campaign_id: str) -> str:
     """Return the prefix of all rounds of a campaign."""
     return f"campaigns/{campaign_id}/rounds/"
+
+
+def round_of(key: str) -> int | None:
+    """Return the round that a document of the coordinator belongs to.
+
+    None for any other key, above all for what a site writes under a name of the coordinator's.
+    """
+    match = _OF_ROUND.fullmatch(key)
+    return None if match is None else int(match[1])
 
 
 def plan(campaign_id: str, round_number: int) -> str:

@@ -33,7 +33,9 @@ def read_adapter(store: ObjectStore, campaign_id: str, sha256: str) -> dict[str,
         ObjectCorrupt: Its files are not what the hash promises.
     """
     prefix = keys.adapter(campaign_id, sha256)
-    files = {key.removeprefix(prefix): store.get(key) for key in store.list(prefix)}
+    names = [key.removeprefix(prefix) for key in store.list(prefix)]
+    # An adapter is flat; where rights are patterns, sites may be able to write deeper below it.
+    files = {name: store.get(prefix + name) for name in names if "/" not in name}
     if not files:
         raise ObjectMissing(f"no adapter {sha256[:16]} in campaign {campaign_id!r}")
     if adapter_sha256(files) != sha256:

@@ -130,4 +130,5 @@ def read_outcome(store: ObjectStore, campaign_id: str, round_number: int) -> Out
 
 def _earlier(store: ObjectStore, campaign_id: str) -> list[Collected]:
     found = [key for key in store.list(keys.rounds(campaign_id)) if key.endswith("/collected.json")]
-    return [read_document(store, key, Collected) for key in found]
+    own = [key for key in found if keys.round_of(key) is not None]
+    return [read_document(store, key, Collected) for key in own]

@@ -16,6 +16,7 @@ from fl_core.assembly import Assembly
 from fl_core.campaign.campaign import Campaign
 from fl_core.cohorts.quorum import required
 from fl_core.errors import ObjectMissing
+from fl_core.rounds.adapters import read_adapter
 from fl_core.rounds.charging import read_budgets
 from fl_core.rounds.documents import Collected, Outcome, RoundPlan, SiteAnswer
 from fl_core.rounds.plan import available_sites, read_outcome
@@ -73,7 +74,8 @@ class CampaignStatus(Document):
 def next_round(assembly: Assembly, store: ObjectStore) -> int | EndReason:
     """Return the round to run next, or why there is none.
 
-    A round with a plan and without an outcome comes first: running it again finishes it.
+    A round with a plan and without an outcome comes first: running it again finishes it. No round
+    is opened that too few sites could answer: those that are left are fewer than the quorum.
     """
     campaign = assembly.campaign
     started = round_numbers(store, campaign.id)
@@ -83,16 +85,15 @@ def next_round(assembly: Assembly, store: ObjectStore) -> int | EndReason:
     if last >= campaign.max_rounds:
         return "finished"
     available = available_sites(assembly, store)
-    if len(available) >= required(len(available), campaign.cohort.quorum) and available:
+    if available and len(available) >= required(len(available), campaign.cohort.quorum):
         return last + 1
     return "budget spent" if started else "no site enrolled"
 
 
 def round_numbers(store: ObjectStore, campaign_id: str) -> list[int]:
     """Return the numbers of all rounds that have a plan, in order."""
-    prefix = keys.rounds(campaign_id)
-    found = [key for key in store.list(prefix) if key.endswith("/plan.json")]
-    return sorted(int(key.removeprefix(prefix).split("/")[0]) for key in found)
+    found = [key for key in store.list(keys.rounds(campaign_id)) if key.endswith("/plan.json")]
+    return sorted(number for key in found if (number := keys.round_of(key)) is not None)
 
 
 def campaign_status(
@@ -127,8 +128,8 @@ def round_status(assembly: Assembly, store: ObjectStore, number: int) -> RoundSt
     outcome = read_outcome(store, campaign.id, number)
     collected = _optional(store, keys.collected(campaign.id, number), Collected)
     answers = {} if collected is None else collected.answers
-    prefix = keys.adapter(campaign.id, plan.base_hash)
-    adapter_bytes = sum(len(store.get(key)) for key in store.list(prefix))
+    adapter = read_adapter(store, campaign.id, plan.base_hash)
+    adapter_bytes = sum(map(len, adapter.values()))
     return RoundStatus(
         round=number,
         cohort=plan.cohort,

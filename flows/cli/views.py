@@ -17,9 +17,8 @@ from flows.cli.output import console_err
 
 def campaign_ids(store: ObjectStore) -> list[str]:
     """Return the ids of all campaigns in the store, sorted."""
-    return sorted(
-        key.split("/")[1] for key in store.list("campaigns/") if key.endswith("/campaign.json")
-    )
+    found = map(keys.campaign_id_of, store.list("campaigns/"))
+    return sorted(campaign_id for campaign_id in found if campaign_id is not None)
 
 
 class StatusReader:

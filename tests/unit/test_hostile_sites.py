@@ -1,0 +1,93 @@
+"""A site that cheats: whatever it signs, writes or removes, rounds go on without it."""
+
+import pytest
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import to_bytes
+from fl_core.rounds.adapters import read_adapter
+from fl_core.rounds.charging import charge_round
+from fl_core.rounds.collection import close_collection, examine_site
+from fl_core.rounds.documents import Collected, SiteAnswer
+from fl_core.rounds.plan import available_sites, open_round
+from fl_core.rounds.release import release_round
+from fl_core.rounds.site_round import client_round
+from fl_core.rounds.status import campaign_status, next_round, round_numbers
+from tests.worlds import AFTER_DEADLINE, NOW, World, campaign_of, world_of
+
+
+def plan_of(world: World, number: int = 1):
+    return open_round(world.assembly, world.store, round_number=number, now=NOW)
+
+
+def take_part(world: World, site: str, number: int = 1):
+    return client_round(
+        world.sites[site],
+        world.works[site],
+        assembly=world.assembly,
+        store=world.store,
+        plan=plan_of(world, number),
+    )
+
+
+def collect(world: World, number: int = 1) -> Collected:
+    plan = plan_of(world, number)
+    found = {s: examine_site(world.assembly, world.store, plan, site=s) for s in plan.cohort}
+    answers = {site: answer for site, answer in found.items() if answer is not None}
+    collected = close_collection(
+        world.assembly, world.store, plan, answers=answers, now=AFTER_DEADLINE
+    )
+    assert collected is not None
+    return collected
+
+
+def release(world: World, collected: Collected):
+    plan = plan_of(world, collected.round)
+    charge = charge_round(world.assembly, world.store, plan, collected)
+    return release_round(
+        world.assembly,
+        world.store,
+        plan,
+        collected=collected,
+        charge=charge,
+        now=AFTER_DEADLINE,
+    )
+
+
+def forged_collected() -> bytes:
+    spent = SiteAnswer(status="declined", reason="budget")
+    return to_bytes(Collected(round=1, answers={"b": spent, "c": spent}, has_quorum=False))
+
+
+# What the stack's rights let site a write: campaigns/*/rounds/*/updates/a/*, where a star of
+# SeaweedFS stands for slashes as well.
+STRAYS = {
+    "own folder of a round": "campaigns/tiny/rounds/0001/updates/a/{}",
+    "deeper in its own folder": "campaigns/tiny/rounds/0001/updates/a/deep/{}",
+    "round that is not there": "campaigns/tiny/rounds/9999/updates/a/{}",
+    "round that is no number": "campaigns/tiny/rounds/x/updates/a/{}",
+    "another site's folder": "campaigns/tiny/rounds/0001/updates/b/updates/a/{}",
+}
+
+
+@pytest.mark.parametrize("place", STRAYS.values(), ids=STRAYS)
+def test_plan_and_collection_that_a_site_writes_count_for_nothing(place):
+    world = world_of(campaign_of())
+    plan = plan_of(world)
+    world.store.put_once(place.format("plan.json"), to_bytes(plan))
+    world.store.put_once(place.format("collected.json"), forged_collected())
+
+    assert round_numbers(world.store, "tiny") == [1]
+    assert next_round(world.assembly, world.store) == 1
+    assert available_sites(world.assembly, world.store) == ["a", "b", "c"]
+    assert len(campaign_status(world.assembly, world.store).rounds) == 1
+
+
+def test_file_that_a_site_adds_below_an_adapter_is_not_part_of_it():
+    world = world_of(campaign_of())
+    base_hash = plan_of(world).base_hash
+    honest = read_adapter(world.store, "tiny", base_hash)
+    stray = keys.adapter("tiny", base_hash) + "rounds/0001/updates/a/x"
+    world.store.put_once(stray, b"not an adapter's file")
+
+    assert read_adapter(world.store, "tiny", base_hash) == honest
+    assert take_part(world, "b").status == "uploaded"
