@@ -81,11 +81,13 @@ def build_parts(campaign: Campaign) -> Parts:
     """
     _require_sites_fit(campaign)
     _require_kept_promise(campaign)
-    return Parts(
+    parts = Parts(
         aggregator=AGGREGATORS.build(campaign.aggregation),
         codec=CODECS.build(campaign.codec),
         selection=SELECTIONS.build(campaign.cohort.selection),
     )
+    _require_reachable_quorum(campaign, parts.selection)
+    return parts
 
 
 def noise_plan(campaign: Campaign) -> NoisePlan | None:
@@ -130,10 +132,15 @@ def _require_sites_fit(campaign: Campaign) -> None:
         raise IncompatibleParts(
             f"training.batch_size names other sites than the campaign ({odd}); name every site once"
         )
+
+
+def _require_reachable_quorum(campaign: Campaign, selection: Selection) -> None:
     quorum = campaign.cohort.quorum
-    if quorum is not None and quorum > len(campaign.sites):
+    asked = len(selection.select(campaign.sites, coins=campaign.id))
+    if quorum is not None and quorum > asked:
         raise IncompatibleParts(
-            f"cohort.quorum is {quorum} and the campaign has {len(campaign.sites)} sites"
+            f"cohort.quorum is {quorum} and at most {asked} sites are asked in a round; "
+            "ask more sites, or lower the quorum"
         )
 
 

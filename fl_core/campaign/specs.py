@@ -118,7 +118,8 @@ class CohortRule(Document):
 
     Attributes:
         selection: Part of the registry of cohorts.
-        quorum: Smallest number of accepted updates; None means more than half of those asked.
+        quorum: Smallest number of accepted updates, also once fewer sites can be asked; None means
+            more than half of those asked.
         deadline_s: Seconds from the plan to the deadline.
     """
 

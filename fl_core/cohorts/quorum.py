@@ -19,8 +19,13 @@ class Tally:
 
 
 def required(asked: int, quorum: int | None) -> int:
-    """Return how many accepted updates a round needs; None is more than half of the asked."""
-    return asked // 2 + 1 if quorum is None else min(quorum, asked)
+    """Return how many accepted updates a round needs.
+
+    Args:
+        asked: Sites in the cohort.
+        quorum: The campaign's number, also where fewer are asked; None is more than half of them.
+    """
+    return asked // 2 + 1 if quorum is None else quorum
 
 
 def is_closed(tally: Tally, *, late: bool) -> bool:
