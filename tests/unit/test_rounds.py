@@ -8,7 +8,7 @@ import pytest
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import document_sha256, read_document, to_bytes
-from fl_core.campaign.roster import RosterEntry, enrol, latest_roster
+from fl_core.campaign.roster import RosterEntry, enrol
 from fl_core.errors import CampaignError, RoundError
 from fl_core.rounds.adapters import read_state
 from fl_core.rounds.charging import charge_round, read_budgets
