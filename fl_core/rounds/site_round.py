@@ -18,9 +18,11 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.errors import (
     BudgetExhausted,
+    LedgerCorrupt,
     PolicyRefused,
     RoundClosed,
     RoundError,
+    StoreError,
 )
 from fl_core.privacy.budget import verdict
 from fl_core.privacy.ledger import Ledger
@@ -92,6 +94,7 @@ def client_round(
     Raises:
         FedloomError: A cause that another try can mend (store away, ledger busy); nothing was
             sent, and the round's reserve stands.
+        LedgerCorrupt: The ledger does not hold, or an update in the outbox has no charge on it.
     """
     require_own_plan(site, assembly, plan)
     prefix = keys.exchange(site.policy.dataset, assembly.digest, plan.round)
@@ -101,6 +104,7 @@ def client_round(
             committed = _make_update(site, work, assembly=assembly, store=store, plan=plan)
         except _Refusal as refusal:
             return _decline(site, store, assembly, plan, refusal)
+    _note_commit(site, assembly, plan)
     _upload(store, assembly, plan, site=site.name, files=committed)
     return SiteOutcome("uploaded")
 
@@ -147,13 +151,33 @@ def _make_update(
     try:
         delta = work.train(base)
         files = _signed_files(site, assembly, plan, delta=delta, gate=gate, reserve=reserve)
+        # Inside, because a draw that cannot be kept is a caught failure like any other: it ends
+        # the exchange, and no second draw takes its place (SOUNDNESS, rule 11).
+        return site.outbox.commit(prefix, files)
     except Exception as error:
         # Whatever it was, outwardly it is one code: under DP a failure may depend on a row.
-        site.outbox.mark_failed(prefix, type(error).__name__)
         log.exception("training failed round=%d", plan.round)
+        _note_failure(site, prefix, type(error).__name__)
         raise _Refusal("no_update", (), type(error).__name__) from error
+
+
+def _note_failure(site: Site, prefix: str, code: str) -> None:
+    try:
+        site.outbox.mark_failed(prefix, code)
+    except StoreError:
+        # Raised on, a full disk would read as a cause to try again, which would draw again.
+        log.exception("failure not noted code=%s", code)
+
+
+def _note_commit(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
+    # After the outbox: what is committed there can be sent again, what is only noted here cannot.
+    reserve = site.ledger.chain().reserve_of(assembly.digest, plan.round)
+    if reserve is None:
+        raise LedgerCorrupt(
+            f"the outbox holds an update of round {plan.round}, its charge is not on the ledger "
+            f"of {site.policy.dataset!r}; an older ledger was restored, so nothing is sent"
+        )
     site.ledger.commit(reserve)
-    return site.outbox.commit(prefix, files)
 
 
 def _reserve(site: Site, assembly: Assembly, plan: RoundPlan, plan_sha256: str) -> LedgerEntry:

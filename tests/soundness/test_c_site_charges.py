@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import read_document
+from fl_core.errors import LedgerCorrupt, StoreUnavailable
 from fl_core.privacy.mechanism import NoisePlan
 from fl_core.rounds.plan import open_round
 from fl_core.rounds.site_round import client_round
@@ -139,3 +140,84 @@ def test_rule_10_two_campaigns_on_one_dataset_share_its_budget():
 
     assert (result.status, result.reason) == ("declined", "budget")
     assert other.works["a"].trainings == 0
+
+
+class DiskFull:
+    """The store below a ledger or an outbox, which refuses one kind of write while ``full``."""
+
+    def __init__(self, inner, *names):
+        self.inner, self.names, self.full = inner, names, True
+
+    def get(self, key):
+        return self.inner.get(key)
+
+    def list(self, prefix):
+        return self.inner.list(prefix)
+
+    def put_once(self, key, data):
+        if self.full and any(name in key for name in self.names):
+            raise StoreUnavailable("no space left on device")
+        return self.inner.put_once(key, data)
+
+
+def test_rule_11_a_draw_that_could_not_be_committed_is_never_drawn_again():
+    world = world_of(campaign_of())
+    disk = DiskFull(world.outboxes["a"], "files/")
+    old = world.sites["a"]
+    site = open_site("a", old.key, old.policy, world.ledgers["a"], disk)
+    plan = plan_of(world)
+
+    first = take_part(world, site, plan)
+    disk.full = False
+    second = take_part(world, site, plan)
+
+    declined = read_document(world.store, keys.declined("tiny", 1, "a"), Declined)
+    assert (first.status, second.status, declined.reason) == ("declined", "declined", "no_update")
+    assert world.works["a"].trainings == 1
+
+
+def test_rule_11_a_disk_that_takes_nothing_after_training_is_no_cause_to_try_again():
+    world = world_of(campaign_of())
+    disk = DiskFull(world.outboxes["a"], "files/", "end.json")
+    old = world.sites["a"]
+    site = open_site("a", old.key, old.policy, world.ledgers["a"], disk)
+
+    result = take_part(world, site, plan_of(world))
+
+    assert (result.status, result.reason) == ("declined", "no_update")
+    assert world.works["a"].trainings == 1
+
+
+def test_rule_11_a_ledger_that_is_away_after_training_delays_the_same_draw():
+    world = world_of(campaign_of())
+    disk = DiskFull(world.ledgers["a"], "000003")
+    old = world.sites["a"]
+    site = open_site("a", old.key, old.policy, disk, world.outboxes["a"])
+    plan = plan_of(world)
+
+    with pytest.raises(StoreUnavailable):
+        take_part(world, site, plan)
+    disk.full = False
+    result = take_part(world, site, plan)
+
+    assert result.status == "uploaded"
+    assert world.works["a"].trainings == 1
+    assert [e.kind for e in site.ledger.entries()] == ["genesis", "reserve", "commit"]
+
+
+def test_rule_14_an_update_whose_charge_is_gone_from_the_ledger_does_not_leave():
+    world = world_of(campaign_of())
+    site = world.sites["a"]
+    plan = plan_of(world)
+    ledger = type(world.store)()
+    ledger.put_once(keys.ledger_entry(1), world.ledgers["a"].get(keys.ledger_entry(1)))
+    take_part(world, site, plan)
+    restored = open_site("a", site.key, site.policy, ledger, world.outboxes["a"])
+    elsewhere = type(world.store)()
+
+    with pytest.raises(LedgerCorrupt, match="its charge is not on the ledger"):
+        client_round(
+            restored, world.works["a"], assembly=world.assembly, store=elsewhere, plan=plan
+        )
+
+    assert elsewhere.list("") == []
