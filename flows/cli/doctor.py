@@ -4,14 +4,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from fl_core.errors import FedloomError
-from flows.cli.output import console_err, fail, print_json, progress
+from flows.cli.context import HomeOption, JsonOption
+from flows.cli.output import console_err, print_json, progress
 from flows.health import Addresses, Check, disk, installation, servers
 from flows.local_stack import DEFAULT_HOME, connect
 from flows.local_workers import environment
@@ -21,26 +20,19 @@ _STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
 
 def doctor(
-    home: Annotated[
-        Path, typer.Option("--home", help="Folder of the local stack.", metavar="DIR")
-    ] = DEFAULT_HOME,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout.")
-    ] = False,
+    home: HomeOption = DEFAULT_HOME,
+    json_output: JsonOption = False,
 ) -> None:
     """Check versions, servers, the store's write-once promise, clocks and disk space.
 
     Servers are those of the home folder, or, where it has none, those that the environment names.
     Ends with exit code 1 when something is wrong.
 
-    Example: fedloom doctor --home .fedloom
+    Example: `fedloom doctor --home .fedloom`
     """
-    try:
-        with progress() as display:
-            display.add_task("looking", total=None)
-            checks = [*installation(), disk(home), *_server_checks(home)]
-    except FedloomError as error:
-        fail(error)
+    with progress() as display:
+        display.add_task("looking", total=None)
+        checks = [*installation(), disk(home), *_server_checks(home)]
     is_healthy = all(check.verdict != "wrong" for check in checks)
     console_err.print(_table(checks))
     if json_output:

@@ -12,21 +12,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fl_core.errors import FedloomError
-from flows.cli.output import console_err, fail, print_json, progress
+from flows.cli.context import HomeOption, JsonOption
+from flows.cli.output import console_err, print_json, progress
 from flows.local_stack import DEFAULT_HOME, Stack, connect, require_alive, start, stop
 from flows.local_workers import start_workers
 from flows.processes import ended_with_this_process
 
-Home = Annotated[
-    Path, typer.Option("--home", help="Folder that holds everything of this stack.", metavar="DIR")
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="One JSON document on stdout; progress stays on stderr.")
-]
-
 
 def up(
-    home: Home = DEFAULT_HOME,
+    home: HomeOption = DEFAULT_HOME,
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave it running; `fedloom down` ends it.")
     ] = False,
@@ -36,13 +30,13 @@ def up(
     mlflow_port: Annotated[
         int | None, typer.Option(help="Port for MLflow, from now on.", min=1, max=65535)
     ] = None,
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Bring the servers and workers of a home folder up.
 
     The same pages, campaigns and sites as before come back. Ctrl-C ends it cleanly.
 
-    Example: fedloom up --home .fedloom --detach
+    Example: `fedloom up --home .fedloom --detach`
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -57,20 +51,17 @@ def up(
         # What was half-way up was ended with the context above; this also clears its records.
         stop(home, on_progress=_say)
         raise typer.Exit(0) from None
-    except FedloomError as error:
+    except FedloomError:
         stop(home)
-        fail(error)
+        raise
 
 
-def down(home: Home = DEFAULT_HOME, json_output: Json = False) -> None:
+def down(home: HomeOption = DEFAULT_HOME, json_output: JsonOption = False) -> None:
     """End the servers and workers of a home folder; its data stay.
 
-    Example: fedloom down --home .fedloom
+    Example: `fedloom down --home .fedloom`
     """
-    try:
-        ended = stop(home, on_progress=_say)
-    except FedloomError as error:
-        fail(error)
+    ended = stop(home, on_progress=_say)
     if not ended:
         _say(f"nothing was running over {home}")
     if json_output:

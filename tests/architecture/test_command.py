@@ -70,6 +70,18 @@ def test_every_option_and_argument_is_explained(words):
     assert [name for name in silent if name != "help"] == []
 
 
+def test_every_command_over_a_local_stack_finds_its_home_alike():
+    homes = [
+        (p.envvar, str(p.default))
+        for words, command in COMMANDS.items()
+        for p in command.params
+        if p.name == "home" and words[0] != "site"
+    ]
+
+    assert len(homes) > len(DESIGN) / 2
+    assert set(homes) == {("FEDLOOM_HOME", ".fedloom")}
+
+
 def test_help_works_in_a_process_of_its_own():
     found = subprocess.run(
         [f"{sys.prefix}/bin/fedloom", "--help"], capture_output=True, text=True, check=True
