@@ -2,8 +2,10 @@
 
 Every text is cut and padded on the right to the task's ``max_tokens``, so that no array shape
 follows the data. A row that cannot be encoded (no text, a label that the campaign does not know, a
-prompt that leaves no room for its answer) is left out by looking at that row alone (SOUNDNESS,
-rule 4); nothing is raised, because an error that depends on one row would tell of it (rule 18).
+prompt that leaves no room for its answer, a text on which the tokenizer or its template fails) is
+left out by looking at that row alone (SOUNDNESS, rule 4); nothing is raised, because an error that
+depends on one row would tell of it (rule 18): a tokenizer comes with the base model, and one word
+left out of a vocabulary without an unknown token makes it raise on every text with that word.
 The gate has normally quarantined such rows before, with reasons. For public rows, where silence
 would hide a mistake, ``require_usable`` raises instead.
 
@@ -12,8 +14,10 @@ there is none. Prompt and answer are tokenized apart, so that the labels begin e
 answer, as they will in generation; only the answer and the end token after it are labelled.
 """
 
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +27,14 @@ from fl_core.data.rows import Mask, Rows, is_text, require_columns
 from fl_core.errors import CampaignError, ModelMismatch
 
 Ids = npt.NDArray[np.int64]
+A = TypeVar("A")
+B = TypeVar("B")
 
 IGNORED = -100
 PLAIN_PROMPT = "Instruction:\n{prompt}\n\nAnswer:\n"
 _SHOWN_ROWS = 5
+
+log = logging.getLogger(__name__)
 
 
 class Tokenizer(Protocol):
@@ -125,9 +133,14 @@ def _encode_classes(
     texts: list[str], targets: list[str], *, task: TaskSpec, tokenizer: Tokenizer
 ) -> EncodedRows:
     numbers = {label: number for number, label in enumerate(task.labels)}
-    token_lists = _token_lists(tokenizer, texts, truncation=True, max_length=task.max_tokens)
-    input_ids, mask = _padded(token_lists, task.max_tokens, _pad_id(tokenizer))
-    labels = np.array([numbers[target] for target in targets], dtype=np.int64)
+    found = _token_lists(tokenizer, texts, truncation=True, max_length=task.max_tokens)
+    kept = [
+        (ids, target)
+        for ids, target in zip(found, targets, strict=True)
+        if ids is not None and len(ids) <= task.max_tokens
+    ]
+    input_ids, mask = _padded([ids for ids, _ in kept], task.max_tokens, _pad_id(tokenizer))
+    labels = np.array([numbers[target] for _, target in kept], dtype=np.int64)
     return EncodedRows(input_ids=input_ids, attention_mask=mask, labels=labels)
 
 
@@ -146,6 +159,8 @@ def _encode_answers(
     inputs: list[list[int]] = []
     labels: list[list[int]] = []
     for question, answer in zip(question_ids, answer_ids, strict=True):
+        if question is None or answer is None:
+            continue
         head, tail = [*begin, *question], [*answer, end]
         if len(head) < task.max_tokens:
             inputs.append([*head, *tail][: task.max_tokens])
@@ -155,23 +170,45 @@ def _encode_answers(
     return EncodedRows(input_ids=input_ids, attention_mask=mask, labels=label_ids)
 
 
-def _prompt_texts(prompts: list[str], tokenizer: Tokenizer) -> tuple[list[str], list[int]]:
+def _prompt_texts(prompts: list[str], tokenizer: Tokenizer) -> tuple[list[str | None], list[int]]:
+    def conversation(prompt: str) -> str:
+        text: str = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        return text
+
     # A chat template spells its own first token; the plain format gets the tokenizer's, if any.
     if tokenizer.chat_template:
-        texts = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-            )
-            for prompt in prompts
-        ]
-        return texts, []
+        return [_or_none(conversation, prompt) for prompt in prompts], []
     begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     return [PLAIN_PROMPT.format(prompt=prompt) for prompt in prompts], begin
 
 
-def _token_lists(tokenizer: Tokenizer, texts: list[str], **options: Any) -> list[list[int]]:
-    # Tokenizers disagree on what an empty list of texts gives.
-    return [list(ids) for ids in tokenizer(texts, **options)["input_ids"]] if texts else []
+def _token_lists(
+    tokenizer: Tokenizer, texts: Sequence[str | None], **options: Any
+) -> list[list[int] | None]:
+    def tokens(some: list[str]) -> list[list[int]]:
+        # Tokenizers disagree on what an empty list of texts gives.
+        return [list(ids) for ids in tokenizer(some, **options)["input_ids"]] if some else []
+
+    there = [text for text in texts if text is not None]
+    together = _or_none(tokens, there)
+    if together is None:
+        log.warning("texts cannot be tokenized together, each is tried by itself")
+        alone = (_or_none(tokens, [text]) for text in there)
+        found = iter([None if lists is None else lists[0] for lists in alone])
+    else:
+        found = iter(together)
+    return [None if text is None else next(found) for text in texts]
+
+
+def _or_none(encode: Callable[[A], B], value: A) -> B | None:
+    try:
+        return encode(value)
+    except Exception as error:  # noqa: BLE001  rule 18: what one row makes fail must not show
+        # Its text may hold the row's.
+        log.debug("text cannot be encoded error=%s", type(error).__name__)
+        return None
 
 
 def _padded(token_lists: list[list[int]], width: int, filler: int) -> tuple[Ids, Ids]:

@@ -2,6 +2,8 @@
 
 import pandas as pd
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from fl_core.campaign.specs import TaskSpec
 from fl_core.data.prompts import IGNORED, encode_rows, require_usable, usable_rows
@@ -163,3 +165,55 @@ def test_padding_takes_the_best_token_there_is(pad, eos, filler):
 
     assert encoded.input_ids[0, -1] == filler
     assert encoded.attention_mask[0, -1] == 0
+
+
+def tokenizer_without(word):
+    """A real fast tokenizer that raises on every text with ``word``: no unknown token."""
+    known = ["the", "pump", "leaks", "badly", "Instruction", ":", "Answer", "fix"]
+    words = Tokenizer(models.WordLevel({w: n for n, w in enumerate(known) if w != word}))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="badly")
+
+
+def test_row_on_which_the_tokenizer_fails_is_left_out_and_changes_no_other():
+    texts = ["the pump", "pump miller leaks", "the pump leaks"]
+    tokenizer = tokenizer_without("miller")
+
+    encoded = encode_rows(classes(texts, ["Engine", "Engine", "Bucket"]), CLASSES, tokenizer)
+
+    without = encode_rows(classes(texts[::2], ["Engine", "Bucket"]), CLASSES, tokenizer)
+    assert encoded.input_ids.tolist() == without.input_ids.tolist()
+    assert encoded.attention_mask.tolist() == without.attention_mask.tolist()
+    assert encoded.labels.tolist() == without.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "replies"),
+    [(["the miller", "the pump"], ["fix", "fix"]), (["the", "pump"], ["miller", "fix"])],
+    ids=["in the prompt", "in the answer"],
+)
+def test_pair_on_which_the_tokenizer_fails_is_left_out(prompts, replies):
+    encoded = encode_rows(answers(prompts, replies), ANSWERS, tokenizer_without("miller"))
+
+    assert len(encoded) == 1
+
+
+def test_pair_on_which_the_chat_template_fails_is_left_out():
+    tokenizer = tokenizer_without("miller")
+    tokenizer.chat_template = (
+        "{% if 'pump' in messages[0]['content'] %}{{ raise_exception('found') }}{% endif %}the"
+    )
+
+    encoded = encode_rows(answers(["the pump", "the"], ["fix", "fix"]), ANSWERS, tokenizer)
+
+    assert len(encoded) == 1
+
+
+def test_text_that_stays_longer_than_asked_is_left_out():
+    class Stubborn(WordTokenizer):
+        def __call__(self, text, **_):
+            return super().__call__(text)
+
+    encoded = encode_rows(classes(["a", "a b c d e f"], ["Engine"] * 2), CLASSES, Stubborn())
+
+    assert encoded.labels.tolist() == [0]
