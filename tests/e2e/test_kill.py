@@ -145,7 +145,8 @@ def test_mlflow_away_for_a_whole_campaign_is_logged_later(federation):
     file = federation.write_campaign("without-mlflow", max_rounds=2)
     digest = federation.approve(file)
     server = federation.stack.processes()["mlflow"]
-    os.kill(server.pid, signal.SIGKILL)
+    # MLflow serves from children; they share its process group.
+    os.killpg(server.pid, signal.SIGKILL)
 
     away = federation.run(str(file))
     restart_server(federation.stack, "mlflow")
