@@ -14,8 +14,8 @@ from fl_core.errors import CampaignError, RoundError
 from fl_core.rounds.adapters import read_adapter, state_of
 from fl_core.rounds.plan import read_assembly, read_outcome
 from fl_core.updates.records import Evaluation
-from tasks.locking import Shelves, holdout_path
-from tasks.settings import Settings, open_store, read_settings
+from tasks.locking import Shelves, holdout_path, shelves_of
+from tasks.settings import open_store, read_folders, read_settings
 
 if TYPE_CHECKING:
     from fl_core.data.prompts import EncodedRows
@@ -32,14 +32,6 @@ class WarmEvaluator:
 WARM = WarmEvaluator()
 
 
-def shelves_of(settings: Settings) -> Shelves:
-    """Return where this machine keeps holdouts and base models."""
-    folders = {}
-    if settings.models is not None and settings.models.is_dir():
-        folders = {path.name: path for path in settings.models.iterdir()}
-    return Shelves(holdouts=settings.holdouts, base_models=folders, suites=settings.suites)
-
-
 @task(name="evaluate-adapter", cache_policy=NO_CACHE, persist_result=False)
 def evaluate_adapter(campaign_id: str, round_number: int) -> Evaluation:
     """Evaluate one release and write `evaluation.json`; a second call returns what is stored.
@@ -51,8 +43,7 @@ def evaluate_adapter(campaign_id: str, round_number: int) -> Evaluation:
     from fl_core.evaluation.evaluate import evaluate
     from fl_core.models.peft_state import load_state
 
-    settings = read_settings()
-    store = open_store(settings)
+    store = open_store(read_settings())
     campaign = read_assembly(store, campaign_id).campaign
     outcome = read_outcome(store, campaign_id, round_number)
     if outcome is None or outcome.result_hash is None:
@@ -60,7 +51,7 @@ def evaluate_adapter(campaign_id: str, round_number: int) -> Evaluation:
     key = keys.evaluation(campaign_id, round_number)
     if key in store.list(key):
         return read_document(store, key, Evaluation)
-    model, rows = _warm(campaign, shelves_of(settings))
+    model, rows = _warm(campaign, shelves_of(read_folders()))
     load_state(model, state_of(read_adapter(store, campaign_id, outcome.result_hash), campaign))
     evaluation = evaluate(
         model,

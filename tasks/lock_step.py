@@ -9,9 +9,8 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.loading import parse_campaign
 from fl_core.errors import CampaignError, FedloomError, TrainingError
-from tasks.evaluation_steps import shelves_of
-from tasks.locking import lock_campaign
-from tasks.settings import open_store, read_settings
+from tasks.locking import lock_campaign, shelves_of
+from tasks.settings import open_store, read_folders, read_settings
 
 TEXT = "campaign.toml"
 
@@ -27,12 +26,11 @@ class Locked(Document):
 @task(name="lock-text", cache_policy=NO_CACHE, persist_result=False)
 def lock_text(text_sha256: str, attempt: str) -> None:
     """Lock the text stored under its hash; a complaint about it is a result, not a failure."""
-    settings = read_settings()
-    store = open_store(settings)
+    store = open_store(read_settings())
     text = store.get(keys.draft(text_sha256, TEXT)).decode()
     try:
         campaign = parse_campaign(text, source="campaign text")
-        locked = Locked(campaign=lock_campaign(campaign, shelves_of(settings)))
+        locked = Locked(campaign=lock_campaign(campaign, shelves_of(read_folders())))
     except (CampaignError, TrainingError) as error:
         locked = Locked(complaint=str(error), hint=error.hint)
     store.put_once(keys.draft(text_sha256, f"{attempt}.json"), to_bytes(locked))

@@ -12,6 +12,7 @@ from fl_core.artifacts.content_hash import file_sha256
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.loading import Resolved, lock
 from fl_core.errors import CampaignError
+from tasks.settings import Folders
 from tasks.suite_files import suite_sha256
 
 HOLDOUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -30,6 +31,17 @@ class Shelves:
     holdouts: Path | None = None
     base_models: Mapping[str, Path] = field(default_factory=dict)
     suites: Path | None = None
+
+
+def shelves_of(folders: Folders) -> Shelves:
+    """Return the shelves in the folders that this process was given."""
+    models = folders.models
+    found = models.iterdir() if models is not None and models.is_dir() else ()
+    return Shelves(
+        holdouts=folders.holdouts,
+        base_models={path.name: path for path in found},
+        suites=folders.suites,
+    )
 
 
 def holdout_path(name: str, shelves: Shelves) -> Path:

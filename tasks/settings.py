@@ -37,6 +37,8 @@ _VARIABLES = {
     "s3_secret_key": "FEDLOOM_S3_SECRET_KEY",
     "s3_credentials_file": "FEDLOOM_S3_CREDENTIALS_FILE",
     "mlflow_uri": "MLFLOW_TRACKING_URI",
+}
+_FOLDERS = {
     "holdouts": "FEDLOOM_HOLDOUTS",
     "models": "FEDLOOM_MODELS",
     "suites": "FEDLOOM_SUITES",
@@ -44,7 +46,7 @@ _VARIABLES = {
 
 
 class Settings(Document):
-    """Addresses and folders of one process; the module says what each is for.
+    """Addresses and credentials of one process; the module says what each is for.
 
     Attributes:
         store_url: The campaigns' store.
@@ -53,9 +55,6 @@ class Settings(Document):
         s3_secret_key: Never shown.
         s3_credentials_file: Holds both keys; excludes the two above.
         mlflow_uri: None: nothing is logged.
-        holdouts: None: this process evaluates nothing.
-        models: None: base models come from packages and hubs only.
-        suites: None: gates are the suites that come with fedloom.
     """
 
     store_url: str
@@ -64,6 +63,17 @@ class Settings(Document):
     s3_secret_key: SecretStr | None = None
     s3_credentials_file: Path | None = None
     mlflow_uri: str | None = None
+
+
+class Folders(Document):
+    """Where this machine keeps what campaigns name; a store is not needed to know it.
+
+    Attributes:
+        holdouts: Public holdouts, one file each; None: this process evaluates nothing.
+        models: Base models, one folder each; None: they come from packages and hubs only.
+        suites: Expectation suites; None: gates are the suites that come with fedloom.
+    """
+
     holdouts: Path | None = None
     models: Path | None = None
     suites: Path | None = None
@@ -81,6 +91,12 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     settings = Settings.model_validate(values)
     store_location(settings)
     return settings
+
+
+def read_folders(environ: Mapping[str, str] = os.environ) -> Folders:
+    """Return the folders that this process was given; an empty variable counts as not set."""
+    named = {field: environ[name] for field, name in _FOLDERS.items() if environ.get(name)}
+    return Folders.model_validate(named)
 
 
 def open_store(settings: Settings) -> ObjectStore:

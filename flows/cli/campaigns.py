@@ -1,9 +1,8 @@
 """`fedloom init`, `check`, `run`, `status`: a campaign from its file to its rounds."""
 
-import os
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +10,9 @@ from fl_core.errors import CampaignError, FedloomError, ServerFailed
 from flows.cli import views
 from flows.cli.context import HomeOption, JsonOption, use_coordinator
 from flows.cli.output import console_err, print_json, progress
+
+if TYPE_CHECKING:
+    from fl_core.campaign.campaign import Campaign
 
 POLL_S = 0.5
 PATIENCE_S = 300.0
@@ -73,24 +75,22 @@ def check(
     }
     console_err.print(views.schedule_table(campaign, epsilons))
     if lock:
-        document |= _lock(file, campaign, home)
+        document |= _lock(file, campaign, home=home)
     if json_output:
         print_json(document)
 
 
-def _lock(file: Path, campaign: Any, home: Path) -> dict[str, Any]:
+def _lock(file: Path, campaign: "Campaign", *, home: Path) -> dict[str, Any]:
     from fl_core.artifacts.documents import to_bytes
-    from tasks.locking import Shelves, lock_campaign
+    from tasks.locking import lock_campaign, shelves_of
+    from tasks.settings import read_folders
 
-    holdouts = home / "holdouts"
-    suites = os.environ.get("FEDLOOM_SUITES")
-    shelves = Shelves(
-        holdouts=holdouts if holdouts.is_dir() else None,
-        suites=None if suites is None else Path(suites),
-    )
+    folders = read_folders()
+    if folders.holdouts is None and (home / "holdouts").is_dir():
+        folders = folders.model_copy(update={"holdouts": home / "holdouts"})
     with progress() as bar:
         bar.add_task("resolving names (loads the base model once)")
-        locked = lock_campaign(campaign, shelves)
+        locked = lock_campaign(campaign, shelves_of(folders))
     target = file.with_suffix(".lock.json")
     target.write_bytes(to_bytes(locked))
     console_err.print(f"{target} is written; digest {locked.digest}")

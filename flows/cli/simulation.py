@@ -34,7 +34,8 @@ def simulate(  # noqa: PLR0913, PLR0917  one parameter per option of the command
     from fl_core.simulation import LABEL
     from fl_core.simulation import simulate as run_simulation
     from flows.cli import views
-    from tasks.locking import Shelves
+    from tasks.locking import shelves_of
+    from tasks.settings import read_folders
     from tasks.simulation_setting import setting_of
 
     torch.set_num_threads(threads)
@@ -43,9 +44,8 @@ def simulate(  # noqa: PLR0913, PLR0917  one parameter per option of the command
     rounds: list[dict[str, Any]] = []
     with progress(counts=True) as bar:
         task = bar.add_task("loading rows and model", total=campaign.max_rounds)
-        setting = setting_of(
-            campaign, data=pairs(data), shelves=Shelves(holdouts=holdouts), seed=seed
-        )
+        folders = read_folders().model_copy(update={"holdouts": holdouts})
+        setting = setting_of(campaign, data=pairs(data), shelves=shelves_of(folders), seed=seed)
         bar.update(task, description="rounds")
         for status in run_simulation(setting):
             rounds.append(status.model_dump(mode="json"))

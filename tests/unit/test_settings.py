@@ -7,7 +7,7 @@ import pytest
 from fl_core.artifacts.local import LocalStore
 from fl_core.errors import CampaignError
 from tasks.object_store import S3Location, S3Store
-from tasks.settings import open_store, read_settings, store_location
+from tasks.settings import Folders, open_store, read_folders, read_settings, store_location
 
 S3 = {
     "FEDLOOM_STORE": "s3://bucket/some/prefix/",
@@ -22,15 +22,12 @@ def test_everything_that_is_set_is_read():
         S3
         | {
             "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
-            "FEDLOOM_HOLDOUTS": "/data/holdouts",
-            "FEDLOOM_MODELS": "/data/models",
             "HOME": "/nobody",
         }
     )
 
     assert settings.store_url == S3["FEDLOOM_STORE"]
     assert settings.mlflow_uri == "http://127.0.0.1:5000"
-    assert (settings.holdouts, settings.models) == (Path("/data/holdouts"), Path("/data/models"))
     assert store_location(settings) == S3Location(
         bucket="bucket",
         prefix="some/prefix",
@@ -52,8 +49,13 @@ def test_what_is_not_set_is_none_and_an_empty_variable_counts_as_not_set():
     settings = read_settings({"FEDLOOM_STORE": "s3://bucket", "MLFLOW_TRACKING_URI": ""})
 
     assert settings.mlflow_uri is None
-    assert settings.holdouts is None
     assert store_location(settings) == S3Location(bucket="bucket")
+
+
+def test_folders_are_read_without_a_store():
+    folders = read_folders({"FEDLOOM_HOLDOUTS": "/data/holdouts", "FEDLOOM_MODELS": ""})
+
+    assert folders == Folders(holdouts=Path("/data/holdouts"))
 
 
 def test_folder_store_opens_and_writes(tmp_path):
