@@ -129,7 +129,8 @@ class _Runner:
         outcome = release_round(
             assembly, store, plan, collected=collected, charge=charge, now=_now()
         )
-        self._evaluate(plan, outcome)
+        if outcome.status == "released":
+            self._evaluate(plan, outcome)
         return outcome
 
     def _evaluate(self, plan: RoundPlan, outcome: Outcome) -> None:

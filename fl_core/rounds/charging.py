@@ -12,7 +12,7 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.campaign.roster import read_roster
 from fl_core.errors import ObjectCorrupt, ObjectMissing, PrivacyError, UpdateRejected
-from fl_core.rounds.collection import expected_of, read_update
+from fl_core.rounds.collection import expected_of, read_accepted
 from fl_core.rounds.documents import Collected, RoundCharge, RoundPlan
 from fl_core.updates.records import BudgetStatement, Charge
 from fl_core.updates.verify import verify_statement
@@ -25,6 +25,8 @@ def charge_round(
 ) -> RoundCharge:
     """Record the charges of all accepted updates.
 
+    One that is gone meanwhile, or another one, has no charge, and its round no release.
+
     Raises:
         PrivacyError: An accepted update carries no charge though the campaign promises RecordDp.
     """
@@ -35,7 +37,11 @@ def charge_round(
         pass
     sites: dict[str, Charge] = {}
     for site in collected.accepted if assembly.noise is not None else []:
-        manifest, _ = read_update(assembly, store, plan, site=site)
+        try:
+            manifest, _ = read_accepted(assembly, store, plan, site=site, collected=collected)
+        except UpdateRejected as error:
+            log.warning("update not charged site=%s round=%d why=%s", site, plan.round, error)
+            continue
         if manifest.charge is None:
             raise PrivacyError(f"update of site {site!r} round {plan.round} carries no charge")
         sites[site] = manifest.charge

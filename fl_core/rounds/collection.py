@@ -110,6 +110,27 @@ def read_update(
     return manifest, tensors
 
 
+def read_accepted(
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str, collected: Collected
+) -> tuple[UpdateManifest, dict[str, Array]]:
+    """Read the update that was accepted from one site, and no other.
+
+    A site may have the right to delete what it wrote, and could write something else after it has
+    seen how the round goes.
+
+    Raises:
+        UpdateRejected: With the first check that fails; the update is gone, or another one.
+    """
+    manifest, tensors = read_update(assembly, store, plan, site=site)
+    if document_sha256(manifest) != collected.answers[site].manifest_sha256:
+        raise UpdateRejected(
+            "payload",
+            f"site {site!r} round {plan.round}: the manifest is not the accepted one; it was "
+            "replaced, so take the right to delete objects from the site",
+        )
+    return manifest, tensors
+
+
 def close_collection(
     assembly: Assembly,
     store: ObjectStore,

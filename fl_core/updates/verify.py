@@ -1,9 +1,9 @@
 """Every reason to reject an update, in one order.
 
-Checks go from who speaks to what is said: signature, site, campaign, round, base, charge, shape,
-too_large, payload, not_finite. The first that fails names the reason, so that a replayed manifest
-is reported as a replay and not as a wrong shape. A signature is checked before any other field is
-believed, and the payload's hash before its bytes are parsed.
+Checks go from who speaks to what is said: signature, site, campaign, round, base, charge, norm,
+shape, too_large, payload, not_finite. The first that fails names the reason, so that a replayed
+manifest is reported as a replay and not as a wrong shape. A signature is checked before any other
+field is believed, and the payload's hash before its bytes are parsed.
 
 A manifest is bound to one campaign, round, base adapter and site; one that was right elsewhere is
 refused here. What the campaign fixes for everybody (codec, steps, gate suite, noise event) is
@@ -64,8 +64,8 @@ def verify_manifest(manifest: UpdateManifest, expected: Expected) -> None:
         UpdateRejected: ``signature`` (not by the site's key), ``site`` (answers for another one),
             ``campaign`` (of another campaign, or other steps or gate suite than it fixes, or a
             gate that did not pass), ``round``, ``base``, ``charge`` (missing, not asked for, or
-            not the event of the round), ``shape`` (of any tensor), ``too_large``, ``payload``
-            (another codec); the first that applies.
+            not the event of the round), ``norm`` (a bound that nobody enforced), ``shape`` (of
+            any tensor), ``too_large``, ``payload`` (another codec); the first that applies.
     """
     _verify_signed(manifest, expected)
     _verify_site_and_campaign(manifest, expected)
@@ -74,6 +74,9 @@ def verify_manifest(manifest: UpdateManifest, expected: Expected) -> None:
     if manifest.base_hash != expected.base_hash:
         _reject("base", expected, f"trained from adapter {manifest.base_hash[:12]}", "the plan's")
     _verify_charge(manifest, expected)
+    if manifest.norm_bound is not None:
+        # The sensitivity of a release follows from it, so it must be a bound that we enforced.
+        _reject("norm", expected, f"a norm bound of {manifest.norm_bound:g}", "none")
     _verify_shapes(manifest.shapes, expected)
     if manifest.payload_bytes > expected.max_payload_bytes:
         _reject(

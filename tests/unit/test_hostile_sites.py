@@ -1,9 +1,10 @@
 """A site that cheats: whatever it signs, writes or removes, rounds go on without it."""
 
+import numpy as np
 import pytest
 
 from fl_core.artifacts import keys
-from fl_core.artifacts.documents import to_bytes
+from fl_core.artifacts.documents import read_document, sha256_hex, to_bytes
 from fl_core.rounds.adapters import read_adapter
 from fl_core.rounds.charging import charge_round
 from fl_core.rounds.collection import close_collection, examine_site
@@ -12,6 +13,9 @@ from fl_core.rounds.plan import available_sites, open_round
 from fl_core.rounds.release import release_round
 from fl_core.rounds.site_round import client_round
 from fl_core.rounds.status import campaign_status, next_round, round_numbers
+from fl_core.updates.manifest import UpdateManifest
+from fl_core.updates.payload import encode_tensors
+from fl_core.updates.signing import sign
 from tests.worlds import AFTER_DEADLINE, NOW, World, campaign_of, world_of
 
 
@@ -91,3 +95,72 @@ def test_file_that_a_site_adds_below_an_adapter_is_not_part_of_it():
 
     assert read_adapter(world.store, "tiny", base_hash) == honest
     assert take_part(world, "b").status == "uploaded"
+
+
+def forge(world: World, site: str, number: int = 1, *, payload: bytes = b"", **changes) -> None:
+    """Replace what a site sent by what it signs instead, as its rights allow."""
+    manifest = read_document(world.store, keys.manifest("tiny", number, site), UpdateManifest)
+    if payload:
+        changes |= {"payload_sha256": sha256_hex(payload), "payload_bytes": len(payload)}
+        world.store._objects[keys.payload("tiny", number, site)] = payload
+    forged = sign(manifest.model_copy(update=changes), world.sites[site].key)
+    world.store._objects[keys.manifest("tiny", number, site)] = to_bytes(forged)
+
+
+def full_of(world: World, value: float) -> bytes:
+    shapes = world.assembly.shapes.items()
+    return encode_tensors({name: np.full(shape, value, dtype=np.float32) for name, shape in shapes})
+
+
+def test_stated_norm_bound_is_refused_where_nobody_enforces_one():
+    world = world_of(campaign_of())
+    for site in "abc":
+        take_part(world, site)
+    forge(world, "a", norm_bound=1e308)
+
+    answers = collect(world).answers
+
+    assert (answers["a"].status, answers["a"].reason) == ("rejected", "norm")
+    assert release(world, collect(world)).contributors == ("b", "c")
+
+
+def test_updates_that_leave_float32_close_the_round_as_failed_and_the_next_one_runs():
+    world = world_of(campaign_of())
+    largest = float(np.finfo(np.float32).max)
+    for number in (1, 2):
+        for site in "abc":
+            take_part(world, site, number)
+            forge(world, site, number, payload=full_of(world, largest))
+        outcome = release(world, collect(world, number))
+
+    assert (outcome.status, outcome.result_hash) == ("failed", None)
+    assert next_round(world.assembly, world.store) == 3
+    assert plan_of(world, 3).base_hash == outcome.base_hash
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "payload.safetensors"])
+def test_update_removed_after_it_was_accepted_closes_the_round_as_failed(name):
+    world = world_of(campaign_of())
+    for site in "abc":
+        take_part(world, site)
+    collected = collect(world)
+    del world.store._objects[keys.update_prefix("tiny", 1, "a") + name]
+
+    outcome = release(world, collected)
+
+    assert outcome.status == "failed"
+    assert "'a'" in outcome.reason
+    assert next_round(world.assembly, world.store) == 2
+
+
+def test_update_replaced_after_it_was_accepted_is_not_released():
+    world = world_of(campaign_of())
+    for site in "abc":
+        take_part(world, site)
+    collected = collect(world)
+    forge(world, "a", payload=full_of(world, 1.0))
+
+    outcome = release(world, collected)
+
+    assert outcome.status == "failed"
+    assert next_round(world.assembly, world.store) == 2
