@@ -155,8 +155,8 @@ def _run(campaign: Campaign, pids: list[int]) -> dict[str, Any]:
         for n in range(1, campaign.max_rounds + 1)
     ]
     # The first round waits for the sessions to start.
-    seconds = [item["seconds"] for item in status["rounds"]][1:]
-    closed = [item["seconds"] for item in status["rounds"]]
+    closed = [item.seconds for item in status.rounds if item.seconds is not None]
+    seconds = closed[1:]
     after = [
         (later.opened - plan.opened).total_seconds() - spent
         for plan, later, spent in zip(plans, plans[1:], closed, strict=False)

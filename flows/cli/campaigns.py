@@ -1,6 +1,7 @@
 """`fedloom init`, `check`, `run`, `status`: a campaign from its file to its rounds."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from flows.cli.output import console_err, print_json, progress
 
 if TYPE_CHECKING:
     from fl_core.campaign.campaign import Campaign
+    from fl_core.rounds.status import CampaignStatus
 
 POLL_S = 0.5
 PATIENCE_S = 300.0
@@ -111,7 +113,7 @@ def run(
     """
     from fl_core.campaign.loading import read_campaign
 
-    parameters: dict[str, Any] = {"rounds": rounds}
+    parameters: dict[str, str | int] = {"rounds": rounds}
     path = Path(file)
     # An id has neither a dot nor a slash, so whatever has one is meant as a file.
     if path.is_file() or not {".", "/"}.isdisjoint(file):
@@ -122,9 +124,9 @@ def run(
         parameters["campaign_id"] = campaign_id = file
     use_coordinator(home)
     require_fit_store()
-    document = follow(campaign_id, parameters)
+    ended = follow(campaign_id, parameters)
     if json_output:
-        print_json(document)
+        print_json(ended.model_dump(mode="json"))
 
 
 def require_fit_store() -> None:
@@ -139,7 +141,7 @@ def require_fit_store() -> None:
     require_write_once(open_store(read_settings()))
 
 
-def follow(campaign_id: str, parameters: dict[str, Any]) -> dict[str, Any]:
+def follow(campaign_id: str, parameters: Mapping[str, str | int]) -> "CampaignStatus":
     """Start a campaign run, show its rounds until it ends, and return the final status.
 
     Raises:
@@ -170,7 +172,7 @@ def follow(campaign_id: str, parameters: dict[str, Any]) -> dict[str, Any]:
         )
     console_err.print(views.rounds_table(status))
     console_err.print(views.budgets_table(status))
-    return status.model_dump(mode="json")
+    return status
 
 
 def status(

@@ -1,14 +1,25 @@
-"""`fedloom demo`: a federation on this machine, from nothing to a registered model."""
+"""`fedloom demo`: a federation on this machine, from nothing to a registered model.
+
+What the steps do is in `flows/demo.py`; here is their order, and what a person or a program is
+shown of them. The servers end with the command, whatever ends it.
+"""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from flows.cli.context import HomeOption, JsonOption
 from flows.cli.output import console_err, print_json, progress
+
+if TYPE_CHECKING:
+    from fl_core.campaign.campaign import Campaign
+    from fl_core.rounds.status import CampaignStatus, RoundStatus
+    from flows.demo import Baseline
+    from flows.local_stack import Stack
 
 LOCK_S = 300.0
 
@@ -54,7 +65,7 @@ def _site_names() -> list[str]:
     return list(demo_campaign().sites)
 
 
-def _run(stack: Any) -> dict[str, Any]:
+def _run(stack: "Stack") -> dict[str, Any]:
     from flows import demo as steps
     from flows.baselines import CAMPAIGN_FILE
     from flows.local_workers import start_workers
@@ -69,14 +80,17 @@ def _run(stack: Any) -> dict[str, Any]:
         bar.add_task("locking the campaign: names become hashes")
         campaign = _locked(text)
     steps.approve_at_sites(stack, campaign)
-    console_err.print(f"campaign {campaign.id}, digest {campaign.digest[:16]}, approved by 5 sites")
+    console_err.print(
+        f"campaign {campaign.id}, digest {campaign.digest[:16]}, approved at "
+        f"{len(campaign.sites)} sites"
+    )
     from flows.cli.campaigns import follow
 
     status = follow(campaign.id, {"campaign": text})
-    return _document(status, campaign, stack)
+    return _document(status, campaign=campaign, stack=stack)
 
 
-def _locked(text: str) -> Any:
+def _locked(text: str) -> "Campaign":
     import uuid
 
     from fl_core.artifacts.documents import sha256_hex
@@ -92,22 +106,22 @@ def _locked(text: str) -> Any:
     return read_locked(store, text_sha256, attempt)
 
 
-def _document(status: dict[str, Any], campaign: Any, stack: Any) -> dict[str, Any]:
+def _document(status: "CampaignStatus", *, campaign: "Campaign", stack: "Stack") -> dict[str, Any]:
     from tasks.round_log import last_logged
     from tasks.settings import open_store, read_settings
 
     logged = last_logged(open_store(read_settings()), campaign.id)
-    budgets = {s: b for r in status["rounds"] for s, b in r.get("budgets", {}).items()}
+    budgets = {site: b for r in status.rounds for site, b in r.budgets.items()}
     return {
-        "campaign_id": status["campaign_id"],
-        "digest": status["digest"],
-        "rounds": [_round(item) for item in status["rounds"]],
+        "campaign_id": status.campaign_id,
+        "digest": status.digest,
+        "rounds": [_round(item) for item in status.rounds],
         "sites": {
             site: {
-                "epsilon": budget["epsilon"],
-                "delta": budget["delta"],
-                "epsilon_limit": budget["epsilon_limit"],
-                "rounds_left": budget["rounds_left"],
+                "epsilon": budget.epsilon,
+                "delta": budget.delta,
+                "epsilon_limit": budget.epsilon_limit,
+                "rounds_left": budget.rounds_left,
             }
             for site, budget in sorted(budgets.items())
         },
@@ -124,16 +138,16 @@ def _document(status: dict[str, Any], campaign: Any, stack: Any) -> dict[str, An
     }
 
 
-def _round(item: dict[str, Any]) -> dict[str, Any]:
-    scores = item.get("evaluation") or {}
+def _round(item: "RoundStatus") -> dict[str, Any]:
+    scores = item.evaluation
     return {
-        "round": item["round"],
-        "outcome": (item.get("outcome") or {}).get("status", "open"),
-        "accuracy": scores.get("accuracy"),
-        "macro_f1": scores.get("macro_f1"),
-        "seconds": item.get("seconds"),
-        "bytes_up": item["bytes_up"],
-        "bytes_down": item["bytes_down"],
+        "round": item.round,
+        "outcome": "open" if item.outcome is None else item.outcome.status,
+        "accuracy": None if scores is None else scores.accuracy,
+        "macro_f1": None if scores is None else scores.macro_f1,
+        "seconds": item.seconds,
+        "bytes_up": item.bytes_up,
+        "bytes_down": item.bytes_down,
     }
 
 
@@ -171,7 +185,7 @@ def _baselines(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _caption(together: float | None, found: dict[str, Any]) -> str:
+def _caption(together: float | None, found: Mapping[str, "Baseline"]) -> str:
     ahead = [n for n, scores in found.items() if together is None or scores.accuracy >= together]
     if not ahead:
         return "same campaign settings and noise; one run each"

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -99,11 +99,8 @@ def site_start(home: SiteHomeOption = Path("site")) -> None:
     )
 
 
-def require_ready(root: Path) -> dict[str, Any]:
+def require_ready(root: Path) -> None:
     """Check what only the site can know, before anything runs.
-
-    Returns:
-        What was found: dataset id, epsilon limit, ledger head.
 
     Raises:
         CampaignError: Config, policy or rows cannot be used.
@@ -116,12 +113,11 @@ def require_ready(root: Path) -> dict[str, Any]:
 
     home = SiteHome(root)
     config = read_site_config(home)
-    site = open_site(home, config)
-    seq, head = site.ledger.head()
+    # Reading the head checks the whole chain.
+    open_site(home, config).ledger.head()
     require_rows(read_rows(home.root / config.data))
     for campaign in approved_campaigns(home, config):
         require_rows_fit(home.root, config, campaign)
-    return {"dataset": site.policy.dataset, "ledger_seq": seq, "ledger_head_sha256": head}
 
 
 def site_approve(
