@@ -33,7 +33,7 @@ class Enrolment(Document):
 
     site: Name
     signing_key: PublicKey
-    declared_examples: Annotated[int, Field(ge=1)] | None = None
+    declared_examples: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class SuiteFile(Document):
     name: str
     columns: Annotated[tuple[str, ...], Field(min_length=1)]
     minimum_rows: Annotated[int, Field(ge=1)]
-    expectations: Annotated[tuple[Expectation, ...], Field(min_length=1)]
+    expectations: Annotated[tuple[Expectation, ...], Field(min_length=1, max_length=250)]
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:

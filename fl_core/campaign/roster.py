@@ -31,7 +31,7 @@ class RosterEntry(Document):
 
     site: Name
     signing_key: PublicKey
-    declared_examples: Annotated[int, Field(ge=1)] | None = None
+    declared_examples: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
     since: datetime
     revoked: datetime | None = None
 

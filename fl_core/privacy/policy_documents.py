@@ -13,7 +13,7 @@ from fl_core.artifacts.documents import Document
 from fl_core.campaign.guarantees import Delta, Positive
 from fl_core.campaign.specs import Count, Name, Sha256
 from fl_core.privacy.events import dpsgd_event
-from fl_core.updates.records import EventRecord
+from fl_core.updates.records import LARGEST_EPSILON, EventRecord
 
 ANY = "*"
 
@@ -75,7 +75,7 @@ class SitePolicy(Document):
     unit: str = "row"
     max_rows_per_unit: Count = 1
     adjacency: Literal["add_remove"] = "add_remove"
-    epsilon: Positive
+    epsilon: Annotated[float, Field(gt=0, le=LARGEST_EPSILON)]
     delta: Delta
     series: Series | None = None
     rdp_order: Annotated[float, Field(gt=1, le=1024)] | None = None

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fl_core.artifacts.documents import Document
 from fl_core.campaign.specs import Name, Sha256
-from fl_core.updates.records import Charge, GateReport
+from fl_core.updates.records import Charge, GateReport, RuleNames
 
 Signature = Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")]
 
@@ -47,7 +47,7 @@ class UpdateManifest(Document):
     norm_bound: float | None = None
     charge: Charge | None = None
     gate: GateReport
-    code_version: str
+    code_version: Annotated[str, Field(max_length=100)]
     signature: Signature = ""
 
 
@@ -69,5 +69,5 @@ class Declined(Document):
     round: Annotated[int, Field(ge=1)]
     site: Name
     reason: DeclineReason
-    rules: tuple[str, ...] = ()
+    rules: RuleNames = ()
     signature: Signature = ""

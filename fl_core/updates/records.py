@@ -3,16 +3,24 @@
 EventRecord is our own closed list. dp_accounting's ``from_named_tuple`` imports a module by a name
 found in the data, which must never happen on a manifest from another machine. A kind or its fields
 are never removed or redefined: old ledgers must stay readable.
+
+Every field that a site fills is bounded. What it says is shown to people, added up and stored by
+others, and a number beyond reason would stop them as surely as a malformed document.
 """
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from fl_core.artifacts.documents import Document
 from fl_core.campaign.specs import Name, Sha256
 
 Count = Annotated[int, Field(ge=1)]
+SequenceNumber = Annotated[int, Field(ge=1, le=10**9)]
+# More is no statement about privacy, and a policy with more is refused.
+LARGEST_EPSILON = 1e6
+RuleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+RuleNames = Annotated[tuple[RuleName, ...], Field(max_length=256)]
 
 
 class GaussianEvent(Document):
@@ -70,7 +78,7 @@ class GateReport(Document):
 
     suite_sha256: Sha256
     passed: bool
-    failed: tuple[str, ...] = ()
+    failed: RuleNames = ()
 
 
 class Charge(Document):
@@ -82,7 +90,7 @@ class Charge(Document):
     """
 
     event: EventRecord
-    ledger_seq: Count
+    ledger_seq: SequenceNumber
 
 
 class BudgetStatement(Document):
@@ -107,14 +115,14 @@ class BudgetStatement(Document):
     site: Name
     campaign_digest: Sha256
     round: Count
-    dataset: str
-    unit: str
-    epsilon: Annotated[float, Field(ge=0)]
-    epsilon_limit: Annotated[float, Field(gt=0)]
+    dataset: Name
+    unit: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,64}$")]
+    epsilon: Annotated[float, Field(ge=0, le=LARGEST_EPSILON)]
+    epsilon_limit: Annotated[float, Field(gt=0, le=LARGEST_EPSILON)]
     delta: Annotated[float, Field(gt=0, lt=1)]
     accountant: Literal["pld", "rdp"]
-    rounds_left: Annotated[int, Field(ge=0)]
-    ledger_seq: Annotated[int, Field(ge=0)]
+    rounds_left: Annotated[int, Field(ge=0, le=9999)]
+    ledger_seq: SequenceNumber
     ledger_head_sha256: Sha256
     signature: str = ""
 
@@ -134,7 +142,8 @@ class Evaluation(Document):
         adapter_sha256: Content hash of the adapter that was evaluated.
         holdout_sha256: Content hash of the holdout.
         examples: Rows of the holdout; public.
-        loss: Mean loss per example (classification) or per answer token mean (causal LM).
+        loss: Mean loss per example (classification) or per answer token mean (causal LM); None
+            where it is not finite, since training diverged or a site saw to it.
         accuracy: Share of right labels, or of right answer tokens for a causal LM.
         macro_f1: Unweighted mean of F1 over the classes; None for a causal LM.
         classes: Scores per label; empty for a causal LM.
@@ -143,7 +152,7 @@ class Evaluation(Document):
     adapter_sha256: Sha256
     holdout_sha256: Sha256
     examples: Count
-    loss: float
+    loss: float | None = None
     accuracy: float
     macro_f1: float | None = None
     classes: dict[str, ClassScores] = Field(default_factory=dict)

@@ -5,16 +5,18 @@ import pytest
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import read_document, sha256_hex, to_bytes
+from fl_core.privacy.statement import privacy_statement
 from fl_core.rounds.adapters import read_adapter
-from fl_core.rounds.charging import charge_round
+from fl_core.rounds.charging import charge_round, read_budgets
 from fl_core.rounds.collection import close_collection, examine_site
 from fl_core.rounds.documents import Collected, SiteAnswer
 from fl_core.rounds.plan import available_sites, open_round
 from fl_core.rounds.release import release_round
 from fl_core.rounds.site_round import client_round
 from fl_core.rounds.status import campaign_status, next_round, round_numbers
-from fl_core.updates.manifest import UpdateManifest
+from fl_core.updates.manifest import Declined, UpdateManifest
 from fl_core.updates.payload import encode_tensors
+from fl_core.updates.records import BudgetStatement
 from fl_core.updates.signing import sign
 from tests.worlds import AFTER_DEADLINE, NOW, World, campaign_of, world_of
 
@@ -164,3 +166,50 @@ def test_update_replaced_after_it_was_accepted_is_not_released():
 
     assert outcome.status == "failed"
     assert next_round(world.assembly, world.store) == 2
+
+
+# Each of these stopped the log of rounds, and with it every later run of the campaign.
+LIES = {
+    "no entry": {"ledger_seq": 0},
+    "endless ledger": {"ledger_seq": 10**400},
+    "endless rounds": {"rounds_left": 10**400},
+    "huge epsilon": {"epsilon": 1e308},
+    "huge limit": {"epsilon_limit": 1e308},
+    "a page as the unit": {"unit": "row\n# all clear\n" * 1000},
+    "a page as the dataset": {"dataset": "rows\n# all clear\n"},
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_budget_statement_beyond_reason_counts_as_not_stated(lie):
+    world = world_of(campaign_of())
+    for site in "abc":
+        take_part(world, site)
+    key = keys.budget("tiny", 1, "a")
+    honest = read_document(world.store, key, BudgetStatement)
+    signed = sign(honest.model_copy(update=lie), world.sites["a"].key)
+    world.store._objects[key] = to_bytes(signed)
+
+    collected = collect(world)
+    budgets = read_budgets(world.assembly, world.store, plan_of(world), collected)
+    statement = privacy_statement(world.assembly.campaign, budgets=budgets, round_number=1)
+
+    assert collected.accepted == ["a", "b", "c"]
+    assert statement.not_stated == ("a",)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [("minimum_rows",) * 1000, ("<script>alert(1)</script>",), ("oil leak at Mrs Miller's",)],
+    ids=["many", "markup", "a text"],
+)
+def test_refusal_that_names_no_rules_is_rejected(rules):
+    world = world_of(campaign_of())
+    plan = plan_of(world)
+    fields = {"campaign_digest": plan.campaign_digest, "round": 1, "site": "a", "reason": "gate"}
+    refusal = sign(Declined.model_construct(**fields, rules=rules), world.sites["a"].key)
+    world.store.put_once(keys.declined("tiny", 1, "a"), to_bytes(refusal))
+
+    answer = examine_site(world.assembly, world.store, plan, site="a")
+
+    assert (answer.status, answer.rules) == ("rejected", ())
