@@ -19,6 +19,7 @@ from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.guarantees import RecordDp
 from fl_core.campaign.roster import RosterEntry, enrol
 from fl_core.data.prompts import EncodedRows
+from fl_core.errors import TrainingError
 from fl_core.evaluation.evaluate import evaluate
 from fl_core.models.loading import LoadedBase
 from fl_core.models.peft_state import AdaptedModel, attach, load_state
@@ -84,6 +85,7 @@ def simulate(setting: Setting, *, store: ObjectStore | None = None) -> Iterator[
 
     Raises:
         CampaignError: The campaign is not locked, or its parts do not fit.
+        TrainingError: Training diverged.
     """
     target: ObjectStore = MemoryStore() if store is None else store
     assembly = open_campaign(target, setting.campaign)
@@ -144,6 +146,11 @@ class _Runner:
             adapter_sha256=sha256,
             holdout_sha256=str(campaign.evaluation.holdout.sha256),
         )
+        if evaluation.loss is None:
+            raise TrainingError(
+                f"the loss on the holdout is not finite after round {plan.round}; training "
+                "diverged, lower training.learning_rate"
+            )
         write_document(self._store, keys.evaluation(campaign.id, plan.round), evaluation)
 
     def _enrolled(self, name: str) -> Site:

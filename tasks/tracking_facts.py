@@ -76,7 +76,8 @@ def round_metrics(log: RoundLog) -> dict[str, float]:
         metrics["eval/accuracy"] = evaluation.accuracy
         if evaluation.macro_f1 is not None:
             metrics["eval/macro_f1"] = evaluation.macro_f1
-        metrics["eval/loss"] = evaluation.loss
+        if evaluation.loss is not None:
+            metrics["eval/loss"] = evaluation.loss
     metrics["dp/enabled"] = float(log.campaign.privacy.none is None)
     if log.worst is not None:
         left = min(b.epsilon_limit - b.epsilon for b in log.budgets.values())

@@ -75,6 +75,15 @@ def test_no_metric_is_infinite_without_privacy():
     assert frontier_step(log) is None
 
 
+def test_release_whose_loss_is_not_finite_is_logged_without_it(log):
+    diverged = replace(log, evaluation=log.evaluation.model_copy(update={"loss": None}))
+
+    metrics = round_metrics(diverged)
+
+    assert "eval/loss" not in metrics
+    assert metrics["eval/accuracy"] == log.evaluation.accuracy
+
+
 def test_statement_of_a_site_does_not_make_a_campaign_without_privacy_private(campaign):
     # A site may have spent on other campaigns over the same data.
     log = released(make_campaign("open", privacy=NO_PRIVACY))
