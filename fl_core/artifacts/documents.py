@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fl_core.artifacts.store import ObjectStore
 from fl_core.errors import ObjectCorrupt
 
+_SHOWN_FIELDS, _SHOWN_CHARS = 8, 100
+
 
 class Document(BaseModel):
     """A frozen model that refuses unknown fields."""
@@ -51,8 +53,16 @@ def from_bytes(model: type[D], data: bytes, *, what: str) -> D:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        fields = ", ".join(".".join(map(str, e["loc"])) or e["type"] for e in error.errors())
-        raise ObjectCorrupt(f"{what} is not a valid {model.__name__}: {fields}") from error
+        raise ObjectCorrupt(f"{what} is not a valid {model.__name__}: {_fields(error)}") from error
+
+
+def _fields(error: ValidationError) -> str:
+    # Names of unknown fields are another machine's choice: few, short, and on one line.
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    names = [".".join(map(str, e["loc"])) or e["type"] for e in found[:_SHOWN_FIELDS]]
+    shown = ", ".join(repr(name[:_SHOWN_CHARS])[1:-1] for name in names)
+    more = f" and {len(found) - len(names)} more" if len(found) > len(names) else ""
+    return shown + more
 
 
 def document_sha256(document: BaseModel) -> str:

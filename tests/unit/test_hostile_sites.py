@@ -1,10 +1,13 @@
 """A site that cheats: whatever it signs, writes or removes, rounds go on without it."""
 
+import json
+
 import numpy as np
 import pytest
 
 from fl_core.artifacts import keys
-from fl_core.artifacts.documents import read_document, sha256_hex, to_bytes
+from fl_core.artifacts.documents import from_bytes, read_document, sha256_hex, to_bytes
+from fl_core.errors import ObjectCorrupt
 from fl_core.privacy.statement import privacy_statement
 from fl_core.rounds.adapters import read_adapter
 from fl_core.rounds.charging import charge_round, read_budgets
@@ -213,3 +216,57 @@ def test_refusal_that_names_no_rules_is_rejected(rules):
     answer = examine_site(world.assembly, world.store, plan, site="a")
 
     assert (answer.status, answer.rules) == ("rejected", ())
+
+
+NASTY = {
+    "nothing": b"",
+    "no json": b"{",
+    "no utf-8": b"\xff\xfe\x00",
+    "a list": b"[]",
+    "nested deeply": b'{"charge":{"event":' + b'{"kind":"self_composed","count":1,"event":' * 5000,
+    "many brackets": b"[" * 1_000_000,
+    "lone surrogate": b'{"site":"\\ud800"}',
+    "a huge number": b'{"round":' + b"9" * 100_000 + b"}",
+    "not a number": b'{"norm_bound":NaN}',
+    "unknown keys": json.dumps({f"key-{n}\n": n for n in range(20_000)}).encode(),
+}
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "declined.json"])
+@pytest.mark.parametrize("data", NASTY.values(), ids=NASTY)
+def test_document_that_is_none_is_rejected_and_ends_nothing(name, data, caplog):
+    world = world_of(campaign_of())
+    plan = plan_of(world)
+    world.store.put_once(keys.update_prefix("tiny", 1, "a") + name, data)
+
+    answer = examine_site(world.assembly, world.store, plan, site="a")
+
+    assert (answer.status, answer.reason) == ("rejected", "payload")
+    assert max((len(r.getMessage()) for r in caplog.records), default=0) < 1000
+
+
+@pytest.mark.parametrize("depth", [10, 100, 240])
+def test_events_nested_in_each_other_are_rejected_and_end_nothing(depth):
+    world = world_of(campaign_of())
+    take_part(world, "a")
+    manifest = read_document(world.store, keys.manifest("tiny", 1, "a"), UpdateManifest)
+    event = '{"kind":"self_composed","count":1,"event":' * depth + (
+        '{"kind":"gaussian","noise_multiplier":0.8}' + "}" * depth
+    )
+    plain = json.loads(to_bytes(manifest))
+    plain["charge"]["event"] = json.loads(event)
+    world.store._objects[keys.manifest("tiny", 1, "a")] = json.dumps(plain).encode()
+
+    answer = examine_site(world.assembly, world.store, plan_of(world), site="a")
+
+    assert answer.status == "rejected"
+
+
+def test_complaint_about_a_document_is_short_and_one_line():
+    data = json.dumps({f"key-{n}\n\x1b[2J": n for n in range(20_000)}).encode()
+
+    with pytest.raises(ObjectCorrupt) as caught:
+        from_bytes(UpdateManifest, data, what="manifest.json")
+
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
