@@ -26,6 +26,7 @@ from fl_core.privacy.policy import Series
 from fl_core.privacy.policy_template import policy_text
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.plan import open_campaign
+from flows.local_sites import LocalSite, make_local_site, site_home
 from flows.local_stack import Stack, start, stop
 from flows.local_workers import (
     environment,
@@ -81,30 +82,16 @@ def make_sites(stack: Stack, campaign: Campaign) -> None:
     from datetime import UTC, datetime
 
     from fl_core.privacy.policy import approve
-    from tasks.enrolment import NewSite, admit, make_site
+    from tasks.enrolment import admit
     from tasks.settings import open_store, read_settings
-    from tasks.site_config import CREDENTIALS, SiteConfig, SiteHome, SiteStore, write_credentials
 
     os.environ.update(environment(stack))
     store = open_store(read_settings())
     series = Series(noise_multiplier=0.8, sampling_rate=0.1, max_steps=1000)
     for site in campaign.sites:
-        home = SiteHome(stack.home / "sites" / site)
-        config = SiteConfig(
-            site=site,
-            data=Path("none.csv"),
-            prefect_api_url=f"{stack.prefect_url}/api",
-            store=SiteStore(
-                url="s3://fedloom",
-                endpoint=stack.s3_endpoint,
-                credentials_file=Path(CREDENTIALS),
-            ),
-        )
-        own = stack.file.sites[site]
-        write_credentials(home, own.access_key, own.secret_key)
         policy = policy_text(epsilon=50, delta=1e-5, series=series)
-        admit(store, make_site(home, NewSite(config, policy)))
-        approve(home.store("approvals"), campaign, now=datetime.now(UTC))
+        admit(store, make_local_site(stack, LocalSite(site, Path("none.csv"), policy)))
+        approve(site_home(stack.home, site).store("approvals"), campaign, now=datetime.now(UTC))
     open_campaign(store, campaign)
 
 
@@ -120,7 +107,7 @@ def start_workers(stack: Stack, sites: tuple[str, ...]) -> list[int]:
     pids = []
     for site in sites:
         env = site_environment(stack, site) | path
-        env["FEDLOOM_SITE_HOME"] = str(stack.home / "sites" / site)
+        env["FEDLOOM_SITE_HOME"] = str(site_home(stack.home, site).root)
         worker = start_worker(stack, f"site {site}", [*noop, f"site-{site}", "site-session"], env)
         pids.append(worker.pid)
     return pids

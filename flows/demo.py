@@ -46,44 +46,30 @@ def demo_campaign() -> Campaign:
 def make_sites(stack: Stack) -> None:
     """Make the five sites with their rows; a site that exists keeps its ledger and policy."""
     from fl_core.privacy.policy_template import policy_text
-    from tasks.enrolment import NewSite, make_site
-    from tasks.site_config import CREDENTIALS, SiteConfig, SiteHome, SiteStore, write_credentials
+    from flows.local_sites import LocalSite, made_sites, make_local_site
 
     campaign = demo_campaign()
     data = write_demo(stack.home)
     for site in campaign.sites:
         stack = add_site(stack, site)
-        home = SiteHome(stack.home / "sites" / site)
-        if home.config.exists():
+        if site in made_sites(stack.home):
             continue
-        config = SiteConfig(
-            site=site,
-            data=Path(data.sites[site].name),
-            prefect_api_url=f"{stack.prefect_url}/api",
-            store=SiteStore(
-                url="s3://fedloom",
-                endpoint=stack.s3_endpoint,
-                credentials_file=Path(CREDENTIALS),
-            ),
-        )
-        keys = stack.file.sites[site]
-        write_credentials(home, keys.access_key, keys.secret_key)
         # The public size is stated by its owner; the campaign's batch_size is a tenth of it.
         declared = round(campaign.training.divisor(site) / SERIES.sampling_rate)
         policy = policy_text(epsilon=EPSILON, delta=DELTA, series=SERIES)
-        make_site(home, NewSite(config, policy, declared))
+        make_local_site(stack, LocalSite(site, Path(data.sites[site].name), policy, declared))
 
 
 def admit_sites(stack: Stack) -> None:
     """Enrol the five sites at the coordinator."""
+    from flows.local_sites import site_home
     from tasks.enrolment import admit, read_enrolment
     from tasks.settings import open_store, read_settings
-    from tasks.site_config import SiteHome
 
     os.environ.update(environment(stack))
     store = open_store(read_settings())
     for site in demo_campaign().sites:
-        admit(store, read_enrolment(SiteHome(stack.home / "sites" / site).enrolment))
+        admit(store, read_enrolment(site_home(stack.home, site).enrolment))
 
 
 def approve_at_sites(stack: Stack, campaign: Campaign) -> None:
@@ -91,10 +77,10 @@ def approve_at_sites(stack: Stack, campaign: Campaign) -> None:
     from datetime import UTC, datetime
 
     from fl_core.privacy.policy import approve
-    from tasks.site_config import SiteHome
+    from flows.local_sites import site_home
 
     for site in campaign.sites:
-        home = SiteHome(stack.home / "sites" / site)
+        home = site_home(stack.home, site)
         approve(home.store("approvals"), campaign, now=datetime.now(UTC))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fl_core.errors import CampaignError
+from flows.local_sites import made_sites, site_home
 from flows.local_stack import Stack
 from flows.processes import Command, ServerProcess, is_alive, spawn
 from flows.servers import PREFECT_ENV
@@ -93,7 +94,7 @@ def site_environment(stack: Stack, site: str) -> dict[str, str]:
             f"site {site!r} has no keys for the store, expected one of: {known}; "
             "give the site's name when the stack starts, or add it"
         )
-    return _client_environment(stack, stack.home / "sites" / site / "prefect", keys)
+    return _client_environment(stack, site_home(stack.home, site).root / "prefect", keys)
 
 
 def _client_environment(stack: Stack, prefect_home: Path, keys: S3Keys) -> dict[str, str]:
@@ -108,12 +109,6 @@ def _client_environment(stack: Stack, prefect_home: Path, keys: S3Keys) -> dict[
     }
 
 
-def site_folders(stack: Stack) -> dict[str, Path]:
-    """The sites of a home that were set up (``fedloom site init``), by name."""
-    found = sorted((stack.home / "sites").glob("*/site.toml"))
-    return {path.parent.name: path.parent for path in found}
-
-
 def start_workers(stack: Stack) -> list[ServerProcess]:
     """Register what Prefect must know and start every worker of a home that does not run.
 
@@ -122,14 +117,14 @@ def start_workers(stack: Stack) -> list[ServerProcess]:
     Raises:
         ServerFailed: Prefect does not answer.
     """
-    sites = site_folders(stack)
-    register_pools(stack, sites=sorted(sites))
+    sites = made_sites(stack.home)
+    register_pools(stack, sites=sites)
     workers = [
         start_coordinator_worker(stack),
         start_worker(stack, "evaluation", [*FEDLOOM, "evaluation", "start"], environment(stack)),
     ]
-    for site, folder in sites.items():
-        argv = [*FEDLOOM, "site", "start", "--home", str(folder)]
+    for site in sites:
+        argv = [*FEDLOOM, "site", "start", "--home", str(site_home(stack.home, site).root)]
         workers.append(start_worker(stack, f"site {site}", argv, site_environment(stack, site)))
     return workers
 

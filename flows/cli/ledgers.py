@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from fl_core.errors import CampaignError, LedgerCorrupt
+from flows.local_sites import made_sites, site_home
 from tasks.site_config import SiteHome, open_site, read_site_config
 
 
@@ -17,7 +18,7 @@ def site_homes(home: Path, site: str) -> list[SiteHome]:
     """
     if (home / "site.toml").exists() and not site:
         return [SiteHome(home)]
-    found = {path.parent.name: path.parent for path in sorted((home / "sites").glob("*/site.toml"))}
+    found = made_sites(home)
     if site and site not in found:
         known = ", ".join(found) or "none"
         raise CampaignError(f"{home} holds no site {site!r}; its sites are {known}")
@@ -26,7 +27,7 @@ def site_homes(home: Path, site: str) -> list[SiteHome]:
             f"{home} holds no site",
             hint="name the folder of a site, or of a local stack with sites",
         )
-    return [SiteHome(found[name]) for name in ([site] if site else sorted(found))]
+    return [site_home(home, name) for name in ([site] if site else found)]
 
 
 def ledger_document(home: SiteHome, *, verify: bool) -> dict[str, Any]:

@@ -69,12 +69,13 @@ def down(home: HomeOption = DEFAULT_HOME, json_output: JsonOption = False) -> No
 
 
 def _start(home: Path, *, prefect_port: int | None, mlflow_port: int | None) -> Stack:
-    sites = [path.parent.name for path in sorted((home / "sites").glob("*/site.toml"))]
+    from flows.local_sites import made_sites
+
     with progress() as display:
         display.add_task("starting servers", total=None)
         stack = start(
             home,
-            sites=sites,
+            sites=made_sites(home),
             prefect_port=prefect_port,
             mlflow_port=mlflow_port,
             on_progress=display.console.print,

@@ -11,9 +11,9 @@ import pytest
 from flows import local_stack
 from flows.demo import SERIES
 from flows.demo_data import write_demo
+from flows.local_sites import LocalSite, make_local_site, site_home
 from flows.local_workers import environment, start_workers
 from flows.processes import ended_with_this_process
-from flows.stack_file import BUCKET
 from tests.e2e.federation import SITES, Federation
 
 # Rows that no figure, no report and no log outside the site may carry.
@@ -49,8 +49,6 @@ def federation() -> Iterator[Federation]:
 
 def _make_sites(home: Path, folder: Path) -> None:
     from fl_core.privacy.policy_template import policy_text
-    from tasks.enrolment import NewSite, make_site
-    from tasks.site_config import CREDENTIALS, SiteConfig, SiteHome, SiteStore, write_credentials
 
     stack = local_stack.connect(home)
     assert stack is not None
@@ -58,32 +56,13 @@ def _make_sites(home: Path, folder: Path) -> None:
     (home / "holdouts").mkdir(exist_ok=True)
     shutil.copy(data.holdout, home / "holdouts" / data.holdout.name)
     for site in SITES:
-        own = SiteHome(home / "sites" / site)
-        keys = stack.file.sites[site]
-        write_credentials(own, keys.access_key, keys.secret_key)
-        rows = own.root / "rows.csv"
+        rows = site_home(home, site).root / "rows.csv"
+        rows.parent.mkdir(parents=True, exist_ok=True)
         rows.write_text(data.sites[site].read_text() + "\n".join(CANARY_ROWS) + "\n")
-        make_site(
-            own,
-            NewSite(
-                config=SiteConfig(
-                    site=site,
-                    data=Path("rows.csv"),
-                    prefect_api_url=f"{stack.prefect_url}/api",
-                    store=SiteStore(
-                        url=f"s3://{BUCKET}",
-                        endpoint=stack.s3_endpoint,
-                        credentials_file=Path(CREDENTIALS),
-                    ),
-                ),
-                policy_text=policy_text(
-                    epsilon=40.0,
-                    delta=1e-5,
-                    series=SERIES.model_copy(update={"max_steps": 500}),
-                ),
-                declared_examples=64,
-            ),
+        policy = policy_text(
+            epsilon=40.0, delta=1e-5, series=SERIES.model_copy(update={"max_steps": 500})
         )
+        make_local_site(stack, LocalSite(site, Path("rows.csv"), policy, declared_examples=64))
 
 
 def _enrol(federation: Federation) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from flows.demo_data import LABELS
+from flows.local_sites import site_home
 from flows.local_stack import Stack
 from flows.local_workers import environment
 
@@ -123,7 +124,7 @@ class Federation:
         return str(locked["digest"])
 
     def site_home(self, site: str) -> Path:
-        return self.home / "sites" / site
+        return site_home(self.home, site).root
 
     def run(self, file_or_id: str, *more: str) -> dict[str, Any]:
         """Run a campaign to the end of its rounds."""

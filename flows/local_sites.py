@@ -1,0 +1,73 @@
+"""The sites that live in a local stack's home, each in a folder of its own under ``sites/``.
+
+A real site is made by its operator with `fedloom site init`. Where a whole federation is started
+on one machine (demo, benchmark, tests), the same folder is made here, with the keys that the
+stack has drawn for the site, so that it reaches the servers by HTTP as a real one does. What a
+site is made of is imported when one is made, because every command knows this module.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.stack_file import BUCKET
+
+if TYPE_CHECKING:
+    from flows.local_stack import Stack
+    from tasks.enrolment import Enrolment
+    from tasks.site_config import SiteHome
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSite:
+    """What a site of a local stack is made of.
+
+    Attributes:
+        name: One of the stack's sites.
+        data: File of rows, relative to the site's folder.
+        policy_text: The policy's TOML, with ``{dataset}`` still to be filled.
+        declared_examples: Public size, rounded to a power of two; None to declare none.
+    """
+
+    name: str
+    data: Path
+    policy_text: str
+    declared_examples: int | None = None
+
+
+def site_home(home: Path, site: str) -> "SiteHome":
+    """Return the folder of one site in a stack's home."""
+    from tasks.site_config import SiteHome
+
+    return SiteHome(home / "sites" / site)
+
+
+def made_sites(home: Path) -> list[str]:
+    """Return the names of the sites that were made in a stack's home, sorted."""
+    return [path.parent.name for path in sorted((home / "sites").glob("*/site.toml"))]
+
+
+def make_local_site(stack: "Stack", site: LocalSite) -> "Enrolment":
+    """Make a site's folder in the stack's home, with its own keys for the store.
+
+    Raises:
+        CampaignError: There is a site in the folder already.
+    """
+    from tasks.enrolment import NewSite, make_site
+    from tasks.site_config import CREDENTIALS, SiteConfig, SiteStore, write_credentials
+
+    home = site_home(stack.home, site.name)
+    keys = stack.file.sites[site.name]
+    config = SiteConfig(
+        site=site.name,
+        data=site.data,
+        prefect_api_url=f"{stack.prefect_url}/api",
+        store=SiteStore(
+            url=f"s3://{BUCKET}",
+            endpoint=stack.s3_endpoint,
+            credentials_file=Path(CREDENTIALS),
+        ),
+    )
+    # Before the config, which is what tells that a site was made.
+    write_credentials(home, keys.access_key, keys.secret_key)
+    return make_site(home, NewSite(config, site.policy_text, site.declared_examples))
