@@ -17,7 +17,8 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 
 from fl_core.rounds.documents import RoundPlan, SiteAnswer
-from fl_core.rounds.status import CampaignStatus, RoundStatus
+from fl_core.rounds.status import CampaignStatus
+from tasks.round_table import budget_rows, round_row
 
 PERCENT = 100.0
 
@@ -49,24 +50,6 @@ class RoundProgress:
             log.warning("progress not shown round=%d: %s", self._plan.round, error)
 
 
-def round_row(status: RoundStatus) -> dict[str, str]:
-    """Return one round as a row of text cells."""
-    outcome, scores = status.outcome, status.evaluation
-    budgets = status.budgets.values()
-    worst = max((b.epsilon for b in budgets), default=None)
-    return {
-        "round": str(status.round),
-        "outcome": "open" if outcome is None else outcome.status,
-        "sites": ", ".join(f"{s}: {_answer(a)}" for s, a in sorted(status.answers.items())),
-        "accuracy": "" if scores is None else f"{scores.accuracy:.3f}",
-        "macro F1": "" if scores is None or scores.macro_f1 is None else f"{scores.macro_f1:.3f}",
-        "epsilon (worst site)": "" if worst is None else f"{worst:.2f}",
-        "kB up": f"{status.bytes_up / 1000:.0f}",
-        "kB down": f"{status.bytes_down / 1000:.0f}",
-        "seconds": "" if status.seconds is None else f"{status.seconds:.1f}",
-    }
-
-
 def report_campaign(status: CampaignStatus, *, mlflow_url: str | None) -> None:
     """Write the round table and the budget table of a campaign."""
     link = f" Charts: [MLflow]({mlflow_url})." if mlflow_url else ""
@@ -82,25 +65,3 @@ def report_campaign(status: CampaignStatus, *, mlflow_url: str | None) -> None:
             table=rows,
             description="Privacy budgets as the sites state them, over all their campaigns.",
         )
-
-
-def budget_rows(status: CampaignStatus) -> list[dict[str, str]]:
-    """Return the latest budget of every site as rows of text cells."""
-    latest = {site: b for r in status.rounds for site, b in r.budgets.items()}
-    return [
-        {
-            "site": site,
-            "epsilon spent": f"{budget.epsilon:.2f}",
-            "limit": f"{budget.epsilon_limit:g}",
-            "delta": f"{budget.delta:g}",
-            "accountant": budget.accountant,
-            "rounds left": str(budget.rounds_left),
-        }
-        for site, budget in sorted(latest.items())
-    ]
-
-
-def _answer(answer: SiteAnswer) -> str:
-    rules = f" ({', '.join(answer.rules)})" if answer.rules else ""
-    reason = f" {answer.reason}{rules}" if answer.reason else ""
-    return answer.status + reason

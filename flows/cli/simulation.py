@@ -33,8 +33,8 @@ def simulate(  # noqa: PLR0913, PLR0917  one parameter per option of the command
     from fl_core.campaign.loading import read_campaign
     from fl_core.simulation import LABEL
     from fl_core.simulation import simulate as run_simulation
-    from flows.cli import views
     from tasks.locking import shelves_of
+    from tasks.round_table import round_row
     from tasks.settings import read_folders
     from tasks.simulation_setting import setting_of
 
@@ -50,7 +50,7 @@ def simulate(  # noqa: PLR0913, PLR0917  one parameter per option of the command
         for status in run_simulation(setting):
             rounds.append(status.model_dump(mode="json"))
             bar.advance(task)
-            console_err.print("  ".join(views.round_cells(status)))
+            console_err.print("  ".join(round_row(status).values()))
     if json_output:
         print_json({"label": LABEL, "campaign_id": campaign.id, "rounds": rounds})
 

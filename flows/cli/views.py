@@ -1,10 +1,12 @@
 """What people see of a campaign: tables, and the live line while rounds run."""
 
+from collections.abc import Container, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.store import ObjectStore, exists
@@ -13,6 +15,7 @@ from fl_core.campaign.campaign import Campaign
 from fl_core.rounds.plan import read_assembly
 from fl_core.rounds.status import CampaignStatus, RoundStatus, campaign_status
 from flows.cli.output import console_err
+from tasks.round_table import budget_rows, round_row
 
 
 def campaign_ids(store: ObjectStore) -> list[str]:
@@ -65,61 +68,29 @@ def schedule_table(campaign: Campaign, epsilons: list[float]) -> Table:
 def rounds_table(status: CampaignStatus) -> Table:
     """Return the rounds of a campaign."""
     ending = f", {status.end}" if status.end else ""
-    table = Table(title=f"campaign {status.campaign_id}{ending}")
-    for name in ("round", "outcome", "accuracy", "macro F1", "worst epsilon"):
-        table.add_column(name, justify="right")
-    for name in ("kB up", "kB down", "seconds"):
-        table.add_column(name, justify="right")
-    table.add_column("sites")
-    for item in status.rounds:
-        table.add_row(*round_cells(item))
-    return table
-
-
-def round_cells(item: RoundStatus) -> list[str]:
-    """Return one round as the cells of ``rounds_table``."""
-    scores, outcome = item.evaluation, item.outcome
-    worst = max((b.epsilon for b in item.budgets.values()), default=None)
-    if outcome is None:
-        others = [f"{len(item.answered)} of {len(item.cohort)} sites: {', '.join(item.answered)}"]
-    else:
-        others = _not_accepted(item)
-    return [
-        str(item.round),
-        "open" if outcome is None else outcome.status,
-        "-" if scores is None else f"{scores.accuracy:.3f}",
-        "-" if scores is None or scores.macro_f1 is None else f"{scores.macro_f1:.3f}",
-        "-" if worst is None else f"{worst:.2f}",
-        f"{item.bytes_up / 1000:.0f}",
-        f"{item.bytes_down / 1000:.0f}",
-        "-" if item.seconds is None else f"{item.seconds:.1f}",
-        "; ".join(others),
-    ]
-
-
-def _not_accepted(item: RoundStatus) -> list[str]:
-    return [
-        f"{site}: {answer.status} {answer.reason} {', '.join(answer.rules)}".rstrip()
-        for site, answer in sorted(item.answers.items())
-        if answer.status != "accepted"
-    ]
+    return _table(
+        [round_row(item) for item in status.rounds],
+        title=f"campaign {status.campaign_id}{ending}",
+        left=("sites",),
+    )
 
 
 def budgets_table(status: CampaignStatus) -> Table:
     """Return the latest budget of every site, as the sites state it."""
-    table = Table(title="privacy budgets, over all campaigns of a site's data")
-    for name in ("site", "epsilon spent", "limit", "left", "delta", "rounds left"):
-        table.add_column(name, justify="left" if name == "site" else "right")
-    latest = {site: b for r in status.rounds for site, b in r.budgets.items()}
-    for site, budget in sorted(latest.items()):
-        table.add_row(
-            site,
-            f"{budget.epsilon:.2f}",
-            f"{budget.epsilon_limit:g}",
-            f"{max(0.0, budget.epsilon_limit - budget.epsilon):.2f}",
-            f"{budget.delta:g}",
-            str(budget.rounds_left),
-        )
+    return _table(
+        budget_rows(status),
+        title="privacy budgets, over all campaigns of a site's data",
+        left=("site", "accountant"),
+    )
+
+
+def _table(rows: Sequence[Mapping[str, str]], *, title: str, left: Container[str]) -> Table:
+    table = Table(title=title)
+    for name in rows[0] if rows else ():
+        table.add_column(name, justify="left" if name in left else "right")
+    for row in rows:
+        # Text, not markup: a reason or a name is shown as it is written.
+        table.add_row(*(Text(cell) for cell in row.values()))
     return table
 
 
