@@ -31,7 +31,7 @@ from botocore.exceptions import (
     ParamValidationError,
 )
 
-from fl_core.artifacts.store import ObjectStore, require_key, require_prefix
+from fl_core.artifacts.store import ObjectStore, require_key, require_length, require_prefix
 from fl_core.errors import ObjectCorrupt, ObjectMissing, StoreUnavailable
 
 PROBE_KEY = "probes/write-once"
@@ -76,12 +76,13 @@ class S3Store:
         self.bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         """Return the object's bytes, compared with the SHA-256 they were written with.
 
         Raises:
             ObjectMissing: No object under ``key``.
-            ObjectCorrupt: Other bytes than were written, or the server lost their checksum.
+            ObjectCorrupt: Other bytes than were written, more than ``max_bytes``, or the server
+                lost their checksum.
             StoreUnavailable: No answer, wrong credentials, no bucket.
         """
         with self._reporting("read", key):
@@ -89,7 +90,9 @@ class S3Store:
                 answer = self.client.get_object(
                     Bucket=self.bucket, Key=self._name(key), ChecksumMode="ENABLED"
                 )
-                data: bytes = answer["Body"].read()
+                with contextlib.closing(answer["Body"]) as body:
+                    require_length(key, answer.get("ContentLength", 0), max_bytes)
+                    data: bytes = body.read()
             except FlexibleChecksumError as error:
                 raise ObjectCorrupt(f"object {key!r} does not match its checksum") from error
             except ClientError as error:

@@ -70,14 +70,16 @@ def document_sha256(document: BaseModel) -> str:
     return sha256_hex(to_bytes(document))
 
 
-def read_document(store: ObjectStore, key: str, model: type[D]) -> D:
-    """Read a stored document.
+def read_document(
+    store: ObjectStore, key: str, model: type[D], *, max_bytes: int | None = None
+) -> D:
+    """Read a stored document; ``max_bytes`` as for ``ObjectStore.get``.
 
     Raises:
         ObjectMissing: No object under ``key``.
-        ObjectCorrupt: The object is not a document of that type.
+        ObjectCorrupt: The object is not a document of that type, or is too long.
     """
-    return from_bytes(model, store.get(key), what=key)
+    return from_bytes(model, store.get(key, max_bytes=max_bytes), what=key)
 
 
 def write_document(store: ObjectStore, key: str, document: D) -> D:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fl_core.artifacts.store import require_key, require_prefix
+from fl_core.artifacts.store import require_key, require_length, require_prefix
 from fl_core.errors import ObjectCorrupt, ObjectMissing, PolicyRefused, StoreUnavailable
 
 INCOMING = ".incoming"
@@ -64,11 +64,12 @@ class LocalStore:
         self._anchored: set[Path] = set()
         self._floor = next(p for p in self._root.parents if p.is_dir())
 
-    def get(self, key: str) -> bytes:
-        """Return the object's bytes, or raise ObjectMissing."""
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        """Return the object's bytes, or raise ObjectMissing; ObjectCorrupt if there are more."""
         path = self._root / require_key(key)
         with _reporting("read", path):
             try:
+                require_length(key, path.stat().st_size, max_bytes)
                 data = path.read_bytes()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise ObjectMissing(f"no object under {key!r} in {self._root}") from None

@@ -2,7 +2,7 @@
 
 import threading
 
-from fl_core.artifacts.store import require_key, require_prefix
+from fl_core.artifacts.store import require_key, require_length, require_prefix
 from fl_core.errors import ObjectMissing
 
 
@@ -13,12 +13,14 @@ class MemoryStore:
         self._objects: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: str) -> bytes:
-        """Return the object's bytes, or raise ObjectMissing."""
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        """Return the object's bytes, or raise ObjectMissing; ObjectCorrupt if there are more."""
         try:
-            return self._objects[require_key(key)]
+            data = self._objects[require_key(key)]
         except KeyError:
             raise ObjectMissing(f"no object under {key!r}") from None
+        require_length(key, len(data), max_bytes)
+        return data
 
     def put_once(self, key: str, data: bytes) -> bool:
         """Write unless an object exists; say whether this call wrote it."""

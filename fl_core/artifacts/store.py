@@ -7,17 +7,25 @@ and is not part of the protocol.
 
 from typing import Protocol
 
+from fl_core.errors import ObjectCorrupt
+
 MAX_KEY_BYTES = 900
 
 
 class ObjectStore(Protocol):
     """Write-once objects by key; keys are relative paths with ``/``."""
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         """Return the object's bytes.
+
+        Args:
+            key: The object.
+            max_bytes: Longest object that is read into memory; None is unbounded. To be given for
+                whatever another party wrote.
 
         Raises:
             ObjectMissing: No object under ``key``.
+            ObjectCorrupt: It is longer than ``max_bytes``; none of it was read.
             StoreUnavailable: The store does not answer.
         """
 
@@ -38,6 +46,16 @@ class ObjectStore(Protocol):
 def exists(store: ObjectStore, key: str) -> bool:
     """Say whether an object is stored under exactly ``key``."""
     return key in store.list(key)
+
+
+def require_length(key: str, found: int, max_bytes: int | None) -> None:
+    """Refuse an object that is too long to be read.
+
+    Raises:
+        ObjectCorrupt: It has more than ``max_bytes``.
+    """
+    if max_bytes is not None and found > max_bytes:
+        raise ObjectCorrupt(f"object {key!r} has {found} bytes, at most {max_bytes} are read")
 
 
 def require_key(key: str) -> str:

@@ -12,7 +12,7 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.campaign.roster import read_roster
 from fl_core.errors import ObjectCorrupt, ObjectMissing, PrivacyError, UpdateRejected
-from fl_core.rounds.collection import expected_of, read_accepted
+from fl_core.rounds.collection import MAX_DOCUMENT_BYTES, expected_of, read_accepted
 from fl_core.rounds.documents import Collected, RoundCharge, RoundPlan
 from fl_core.updates.records import BudgetStatement, Charge
 from fl_core.updates.verify import verify_statement
@@ -61,7 +61,7 @@ def read_budgets(
     for site in collected.accepted:
         key = keys.budget(assembly.campaign.id, collected.round, site)
         try:
-            statement = read_document(store, key, BudgetStatement)
+            statement = read_document(store, key, BudgetStatement, max_bytes=MAX_DOCUMENT_BYTES)
             verify_statement(statement, expected_of(assembly, plan, site=site, roster=roster))
         except ObjectMissing:
             continue

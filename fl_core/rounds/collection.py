@@ -29,6 +29,8 @@ from fl_core.updates.verify import (
 # float32 tensors plus the header of the file; more cannot be an honest payload.
 _BYTES_PER_VALUE = 4
 _HEADER_BYTES = 1 << 20
+# A manifest names every tensor; a thousand layers are some 200 kB.
+MAX_DOCUMENT_BYTES = 4 << 20
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +100,15 @@ def read_update(
     )
     try:
         manifest = read_document(
-            store, keys.manifest(campaign_id, plan.round, site), UpdateManifest
+            store,
+            keys.manifest(campaign_id, plan.round, site),
+            UpdateManifest,
+            max_bytes=MAX_DOCUMENT_BYTES,
         )
         verify_manifest(manifest, expected)
-        payload = store.get(keys.payload(campaign_id, plan.round, site))
+        payload = store.get(
+            keys.payload(campaign_id, plan.round, site), max_bytes=expected.max_payload_bytes
+        )
     except (ObjectMissing, ObjectCorrupt) as error:
         raise UpdateRejected("payload", f"site {site!r} round {plan.round}: {error}") from error
     verify_payload(payload, manifest)
@@ -170,7 +177,7 @@ def _declined(assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: 
     )
     key = keys.declined(assembly.campaign.id, plan.round, site)
     try:
-        declined = read_document(store, key, Declined)
+        declined = read_document(store, key, Declined, max_bytes=MAX_DOCUMENT_BYTES)
     except ObjectCorrupt as error:
         raise UpdateRejected("payload", f"site {site!r} round {plan.round}: {error}") from error
     verify_declined(declined, expected)

@@ -18,7 +18,7 @@ import pytest
 from fl_core.artifacts.local import LocalStore
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.artifacts.store import exists
-from fl_core.errors import ObjectMissing, StoreUnavailable
+from fl_core.errors import ObjectCorrupt, ObjectMissing, StoreUnavailable
 from tasks.object_store import PROBE_KEY, connect, ensure_bucket, require_write_once
 
 N_THREADS, N_KEYS = 8, 200
@@ -74,6 +74,15 @@ def test_missing_object_is_missing_and_named(store):
     for key in ("a", "a/c", "a/b/c", "z"):
         with pytest.raises(ObjectMissing, match=f"'{key}'"):
             store.get(key)
+
+
+def test_object_longer_than_asked_is_refused_and_one_of_that_length_is_read(store):
+    store.put_once("a", b"12345")
+
+    assert store.get("a", max_bytes=5) == b"12345"
+    with pytest.raises(ObjectCorrupt, match="has 5 bytes, at most 4 are read"):
+        store.get("a", max_bytes=4)
+    assert store.get("a") == b"12345"
 
 
 def test_list_is_sorted_and_goes_by_prefix_not_by_folder(store):

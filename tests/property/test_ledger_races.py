@@ -33,8 +33,8 @@ class CrashingStore(MemoryStore):
     def __init__(self, inner: MemoryStore, moves: Iterator[str], rival) -> None:
         self._inner, self._moves, self._rival = inner, moves, rival
 
-    def get(self, key):
-        return self._inner.get(key)
+    def get(self, key, *, max_bytes=None):
+        return self._inner.get(key, max_bytes=max_bytes)
 
     def list(self, prefix):
         return self._inner.list(prefix)

@@ -32,8 +32,8 @@ class _StepStore:
         self._shared, self._answers, self._position = shared, answers, 0
         self._has_called = False
 
-    def get(self, key):
-        return self._do(lambda: self._shared.get(key))
+    def get(self, key, *, max_bytes=None):
+        return self._do(lambda: self._shared.get(key, max_bytes=max_bytes))
 
     def put_once(self, key, data):
         return self._do(lambda: self._shared.put_once(key, data))

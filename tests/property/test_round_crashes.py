@@ -34,8 +34,8 @@ class FragileStore:
         self._inner, self._around = inner, around
         self.left: dict[str, set[bytes]] = {}
 
-    def get(self, key: str) -> bytes:
-        return self._inner.get(key)
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        return self._inner.get(key, max_bytes=max_bytes)
 
     def list(self, prefix: str) -> list[str]:
         return self._inner.list(prefix)

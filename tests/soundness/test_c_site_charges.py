@@ -148,8 +148,8 @@ class DiskFull:
     def __init__(self, inner, *names):
         self.inner, self.names, self.full = inner, names, True
 
-    def get(self, key):
-        return self.inner.get(key)
+    def get(self, key, *, max_bytes=None):
+        return self.inner.get(key, max_bytes=max_bytes)
 
     def list(self, prefix):
         return self.inner.list(prefix)

@@ -270,3 +270,38 @@ def test_complaint_about_a_document_is_short_and_one_line():
 
     assert len(str(caught.value)) < 1000
     assert str(caught.value).isprintable()
+
+
+class Hungry:
+    """A store that counts what is read into memory; beyond the limit nothing is."""
+
+    def __init__(self, inner):
+        self.inner, self.largest = inner, 0
+
+    def get(self, key, *, max_bytes=None):
+        data = self.inner.get(key, max_bytes=max_bytes)
+        self.largest = max(self.largest, len(data))
+        return data
+
+    def list(self, prefix):
+        return self.inner.list(prefix)
+
+    def put_once(self, key, data):
+        return self.inner.put_once(key, data)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "payload.safetensors", "budget.json"])
+def test_object_of_any_length_is_rejected_without_being_read(name):
+    world = world_of(campaign_of())
+    for site in "abc":
+        take_part(world, site)
+    long = b" " * (8 << 20)
+    world.store._objects[keys.update_prefix("tiny", 1, "a") + name] = long
+    store = Hungry(world.store)
+    plan = plan_of(world)
+
+    examine_site(world.assembly, store, plan, site="a")
+    budgets = read_budgets(world.assembly, store, plan, collect(world))
+
+    assert store.largest < len(long)
+    assert "a" not in budgets
