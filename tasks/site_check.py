@@ -4,7 +4,6 @@ In a round such a site declines by the names of rules alone; here its operator r
 """
 
 import logging
-from pathlib import Path
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import read_document
@@ -19,11 +18,11 @@ from tasks.suite_files import load_locked_suite, required_columns
 log = logging.getLogger(__name__)
 
 
-def require_rows_fit(root: Path, config: SiteConfig, campaign: Campaign) -> None:
+def require_rows_fit(home: SiteHome, config: SiteConfig, *, campaign: Campaign) -> None:
     """Check that the site's file has rows, and every column that campaign and gate read.
 
     Args:
-        root: The site's folder; the config's path is relative to it.
+        home: The site's folder; the config's path is relative to it.
         config: The site's config.
         campaign: A locked campaign.
 
@@ -31,7 +30,7 @@ def require_rows_fit(root: Path, config: SiteConfig, campaign: Campaign) -> None
         CampaignError: The file is absent, unreadable or empty, or a column is not there.
         PolicyRefused: The gate's suite is not the frozen one here.
     """
-    rows = read_rows(root / config.data)
+    rows = read_rows(home.root / config.data)
     require_rows(rows)
     suite = load_locked_suite(campaign.gate, folder=config.suites)
     require_columns(rows, required_columns(suite, campaign.task))

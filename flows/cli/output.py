@@ -23,8 +23,10 @@ from rich.text import Text
 
 from fl_core.errors import (
     CampaignError,
+    DataGateFailed,
     FedloomError,
     ModelMismatch,
+    PolicyRefused,
     PortInUse,
     StoreUnavailable,
 )
@@ -35,7 +37,14 @@ console_err = Console(stderr=True, highlight=False)
 BAD_INPUT = 2
 """Exit code for what the caller has to change before anything can run."""
 
-_INPUT_ERRORS = (CampaignError, ModelMismatch, PortInUse, StoreUnavailable)
+_INPUT_ERRORS = (
+    CampaignError,
+    DataGateFailed,
+    ModelMismatch,
+    PolicyRefused,
+    PortInUse,
+    StoreUnavailable,
+)
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -49,7 +58,7 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def exit_code(error: FedloomError) -> int:
-    """2 for what the caller has to change first (campaign, model, port, store), else 1."""
+    """Return 2 for what has to be changed before anything can run, else 1."""
     return BAD_INPUT if isinstance(error, _INPUT_ERRORS) else 1
 
 

@@ -2,13 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fl_core.errors import CampaignError, LedgerCorrupt
 from flows.cli.context import HomeOption, JsonOption, use_coordinator
 from flows.cli.output import console_err, print_json
+
+if TYPE_CHECKING:
+    from tasks.site_config import SiteHome
 
 SiteHomeOption = Annotated[Path, typer.Option("--home", help="The site's own folder.")]
 
@@ -83,7 +86,7 @@ def site_start(home: SiteHomeOption = Path("site")) -> None:
 
     own = SiteHome(home.resolve())
     config = read_site_config(own)
-    require_ready(own.root)
+    require_ready(own)
     os.environ["FEDLOOM_SITE_HOME"] = str(own.root)
     os.environ["PREFECT_API_URL"] = config.prefect_api_url
     os.environ.setdefault("PREFECT_HOME", str(own.root / "prefect"))
@@ -99,7 +102,7 @@ def site_start(home: SiteHomeOption = Path("site")) -> None:
     )
 
 
-def require_ready(root: Path) -> None:
+def require_ready(home: "SiteHome") -> None:
     """Check what only the site can know, before anything runs.
 
     Raises:
@@ -108,16 +111,15 @@ def require_ready(root: Path) -> None:
     """
     from fl_core.data.rows import require_rows
     from tasks.site_check import approved_campaigns, require_rows_fit
-    from tasks.site_config import SiteHome, open_site, read_site_config
+    from tasks.site_config import open_site, read_site_config
     from tasks.site_rows import read_rows
 
-    home = SiteHome(root)
     config = read_site_config(home)
     # Reading the head checks the whole chain.
     open_site(home, config).ledger.head()
     require_rows(read_rows(home.root / config.data))
     for campaign in approved_campaigns(home, config):
-        require_rows_fit(home.root, config, campaign)
+        require_rows_fit(home, config, campaign=campaign)
 
 
 def site_approve(
@@ -149,7 +151,7 @@ def site_approve(
         if path.is_file()
         else read_assembly(open_store(site_settings(own, config)), campaign).campaign
     )
-    require_rows_fit(own.root, config, asked)
+    require_rows_fit(own, config, campaign=asked)
     console_err.print(schedule_table(asked, schedule(asked)))
     console_err.print(f"base model {asked.base_model.name}, gate {asked.gate.name}")
     console_err.print(f"digest {asked.digest}")

@@ -86,7 +86,7 @@ def budgets_table(status: CampaignStatus) -> Table:
 
 def _table(rows: Sequence[Mapping[str, str]], *, title: str, left: Container[str]) -> Table:
     table = Table(title=title)
-    for name in rows[0] if rows else ():
+    for name in rows[0] if rows else ("nothing yet",):
         table.add_column(name, justify="left" if name in left else "right")
     for row in rows:
         # Text, not markup: a reason or a name is shown as it is written.
