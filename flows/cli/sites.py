@@ -192,13 +192,18 @@ def enrol(
 
 def ledger(
     site: Annotated[str, typer.Option("--site", help="Site of a local stack.")] = "",
-    home: HomeOption = Path(".fedloom"),
+    home: Annotated[
+        Path,
+        typer.Option(
+            "--home", help="The site's own folder, or a local stack's.", envvar="FEDLOOM_HOME"
+        ),
+    ] = Path(".fedloom"),
     verify: Annotated[bool, typer.Option("--verify", help="Check chain and signatures.")] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Show what a site's data have been charged with, entry by entry.
 
-    Runs at the site: `--home` is the site's folder, or a stack's folder with `--site`.
+    Runs at the site. In a local stack's folder `--site` picks one; left out, all are shown.
 
     Example: `fedloom ledger --site site-a --verify`
     """
