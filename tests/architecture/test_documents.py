@@ -10,6 +10,7 @@ from flows.cli.main import app
 
 LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
 FILE = re.compile(r"`((?:fl_core|tasks|flows|tests|docs|examples|deployments)/[\w./-]+\.\w+)`")
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 COMMAND = re.compile(r"`?(?:^|(?<=`))fedloom ((?:[a-z]+ ?)+)", re.MULTILINE)
 TARGET = re.compile(r"(?:^|(?<=`))make ([a-z-]+)", re.MULTILINE)
 
@@ -35,6 +36,14 @@ def missing_files(text):
     return [name for name in found if not (ROOT / name).exists()]
 
 
+def missing_tests(text):
+    return [
+        name
+        for file, name in TEST.findall(text)
+        if f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")
+    ]
+
+
 def unknown_commands(text):
     known = typer.main.get_command(app).commands
     return [words for words in COMMAND.findall(text) if words.split()[0] not in known]
@@ -54,15 +63,18 @@ def test_document_points_at_what_exists(name):
 
     assert missing_links(text, (ROOT / name).parent) == []
     assert history or missing_files(text) == []
+    assert history or missing_tests(text) == []
     assert history or unknown_commands(text) == []
     assert history or unknown_targets(text) == []
 
 
 def test_what_does_not_exist_is_found():
     text = "[a](b.md) `fl_core/nothing.py` `fedloom dance` and\nmake tea\n`fl_core/x.py`"
+    promise = "`tests/unit/test_roster.py::test_nothing`"
 
     assert missing_links(text, ROOT) == ["b.md"]
     assert missing_files(text) == ["fl_core/nothing.py"]
+    assert missing_tests(promise) == ["test_nothing"]
     assert unknown_commands(text) == ["dance"]
     assert unknown_targets(text) == ["tea"]
 
