@@ -14,6 +14,9 @@ APPROVALS = "approvals/"
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 HEAD_FILE = "head.safetensors"
+PAYLOAD = "payload.safetensors"
+BUDGET = "budget.json"
+MANIFEST = "manifest.json"
 
 _CAMPAIGN = re.compile(r"campaigns/([a-z0-9-]+)/campaign\.json")
 _OF_ROUND = re.compile(r"campaigns/[a-z0-9-]+/rounds/([0-9]{4})/[a-z]+\.json")
@@ -71,17 +74,17 @@ def update_prefix(campaign_id: str, round_number: int, site: str) -> str:
 
 def payload(campaign_id: str, round_number: int, site: str) -> str:
     """Return the key of a site's tensors."""
-    return update_prefix(campaign_id, round_number, site) + "payload.safetensors"
+    return update_prefix(campaign_id, round_number, site) + PAYLOAD
 
 
 def budget(campaign_id: str, round_number: int, site: str) -> str:
     """Return the key of a site's BudgetStatement."""
-    return update_prefix(campaign_id, round_number, site) + "budget.json"
+    return update_prefix(campaign_id, round_number, site) + BUDGET
 
 
 def manifest(campaign_id: str, round_number: int, site: str) -> str:
     """Return the key of a site's signed manifest; its presence means complete."""
-    return update_prefix(campaign_id, round_number, site) + "manifest.json"
+    return update_prefix(campaign_id, round_number, site) + MANIFEST
 
 
 def declined(campaign_id: str, round_number: int, site: str) -> str:

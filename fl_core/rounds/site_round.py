@@ -38,10 +38,6 @@ from fl_core.updates.records import Charge, EventRecord, GateReport, NonPrivateE
 from fl_core.updates.signing import SigningKey, sign
 from fl_core.updates.update import Array
 
-PAYLOAD = "payload.safetensors"
-BUDGET = "budget.json"
-MANIFEST = "manifest.json"
-
 log = logging.getLogger(__name__)
 
 
@@ -103,9 +99,9 @@ def client_round(
         try:
             committed = _make_update(site, work, assembly=assembly, store=store, plan=plan)
         except _Refusal as refusal:
-            return _decline(site, store, assembly, plan, refusal)
+            return _decline(site, assembly, store, plan=plan, refusal=refusal)
     _note_commit(site, assembly, plan)
-    _upload(store, assembly, plan, site=site.name, files=committed)
+    _upload(assembly, store, plan, site=site.name, files=committed)
     return SiteOutcome("uploaded")
 
 
@@ -221,7 +217,7 @@ def _signed_files(  # noqa: PLR0913  what a manifest signs, each from another st
         gate=gate,
         code_version=version("fedloom"),
     )
-    files = {PAYLOAD: payload, MANIFEST: to_bytes(sign(manifest, site.key))}
+    files = {keys.PAYLOAD: payload, keys.MANIFEST: to_bytes(sign(manifest, site.key))}
     if event is not None:
         statement = budget_statement(
             site=site.name,
@@ -232,13 +228,13 @@ def _signed_files(  # noqa: PLR0913  what a manifest signs, each from another st
             event=event,
             key=site.key,
         )
-        files[BUDGET] = to_bytes(statement)
+        files[keys.BUDGET] = to_bytes(statement)
     return files
 
 
 def _upload(
-    store: ObjectStore,
     assembly: Assembly,
+    store: ObjectStore,
     plan: RoundPlan,
     *,
     site: str,
@@ -246,13 +242,13 @@ def _upload(
 ) -> None:
     # The manifest goes last: its presence tells the coordinator that the rest is there.
     prefix = keys.update_prefix(assembly.campaign.id, plan.round, site)
-    for name in sorted(files, key=lambda name: (name == MANIFEST, name)):
+    for name in sorted(files, key=lambda name: (name == keys.MANIFEST, name)):
         store.put_once(prefix + name, files[name])
     log.info("update uploaded site=%s round=%d", site, plan.round)
 
 
 def _decline(
-    site: Site, store: ObjectStore, assembly: Assembly, plan: RoundPlan, refusal: _Refusal
+    site: Site, assembly: Assembly, store: ObjectStore, *, plan: RoundPlan, refusal: _Refusal
 ) -> SiteOutcome:
     declined = Declined(
         campaign_digest=assembly.digest,
@@ -271,4 +267,5 @@ def decline_round(
     site: Site, *, assembly: Assembly, store: ObjectStore, plan: RoundPlan, detail: str
 ) -> SiteOutcome:
     """Tell the coordinator ``no_update``, the one code for whatever cannot be mended in time."""
-    return _decline(site, store, assembly, plan, _Refusal("no_update", (), detail))
+    refusal = _Refusal("no_update", (), detail)
+    return _decline(site, assembly, store, plan=plan, refusal=refusal)
