@@ -16,7 +16,7 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.errors import FedloomError, RoundError
 from fl_core.rounds.documents import RoundPlan
-from fl_core.rounds.site_round import Site, SiteWork, client_round, decline_round
+from fl_core.rounds.site_round import Site, SiteWork, client_round, decline_round, require_own_plan
 from fl_core.updates.outbox import exclusive
 from tasks.site_config import SiteConfig, SiteHome, open_site
 
@@ -104,6 +104,8 @@ class Session:
     def _answer(self, site: Site, plan: RoundPlan) -> Answer:
         assembly, store = self.assembly, self.store
         try:
+            # First, so that a plan that is not for this site learns nothing about its rows.
+            require_own_plan(site, assembly, plan)
             outcome = client_round(site, self.work(), assembly=assembly, store=store, plan=plan)
         except RoundError as error:
             log.warning("plan ignored round=%d why=%s", plan.round, error)

@@ -10,7 +10,7 @@ from fl_core.artifacts.documents import read_document
 from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.campaign.specs import Name
-from fl_core.errors import FedloomError, ObjectMissing, PolicyRefused, StoreUnavailable
+from fl_core.errors import ObjectMissing, PolicyRefused, StoreUnavailable
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.plan import read_assembly
 from fl_core.rounds.status import round_numbers
@@ -99,7 +99,8 @@ def _prepare(session: Session) -> None:
     """Load rows and model before the first plan is there; what fails is tried again with it."""
     try:
         session.work()
-    except FedloomError:
+    except Exception:
+        # Whatever a row did to a library: a session that fails here would show it to the server.
         log.exception("rows or model are not ready")
 
 

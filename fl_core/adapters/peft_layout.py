@@ -218,7 +218,7 @@ def _json(value: dict[str, Any]) -> bytes:
 def _read_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     try:
         value = json.loads(files[name])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdapterMismatch(f"{name} is not JSON; fetch the adapter again") from error
     if not isinstance(value, dict):
         raise AdapterMismatch(f"{name} is not a JSON object; fetch the adapter again")

@@ -33,6 +33,7 @@ B = TypeVar("B")
 IGNORED = -100
 PLAIN_PROMPT = "Instruction:\n{prompt}\n\nAnswer:\n"
 _SHOWN_ROWS = 5
+_RUST = "pyo3_runtime"
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +206,10 @@ def _token_lists(
 def _or_none(encode: Callable[[A], B], value: A) -> B | None:
     try:
         return encode(value)
-    except Exception as error:  # noqa: BLE001  rule 18: what one row makes fail must not show
+    except BaseException as error:  # rule 18: what one row makes fail must not show
+        # A panic of the Rust library is no Exception; an interrupt of this process must go on.
+        if not isinstance(error, Exception) and type(error).__module__ != _RUST:
+            raise
         # Its text may hold the row's.
         log.debug("text cannot be encoded error=%s", type(error).__name__)
         return None

@@ -143,6 +143,9 @@ A_NAME = "base_model.model.x.q.lora_A.weight"
         pytest.param(lambda f: with_config(f, rank_pattern={"x": 9}), "rank_pattern", id="setting"),
         pytest.param(lambda f: {**f, "fedloom.json": b"{}"}, "labels", id="task"),
         pytest.param(lambda f: {**f, "adapter_config.json": b"\x80"}, "not JSON", id="no-json"),
+        pytest.param(
+            lambda f: {**f, "adapter_config.json": b"[" * 100_000}, "not JSON", id="nested-json"
+        ),
         pytest.param(lambda f: {**f, "head.safetensors": b"\x80\x04"}, "payload", id="pickle"),
         pytest.param(
             lambda f: {n: d for n, d in f.items() if n != "head.safetensors"}, "files", id="no-head"

@@ -1,5 +1,7 @@
 """Rows to token arrays, with a tokenizer of whole words in place of a real one."""
 
+from contextlib import nullcontext
+
 import pandas as pd
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -207,6 +209,30 @@ def test_pair_on_which_the_chat_template_fails_is_left_out():
     encoded = encode_rows(answers(["the pump", "the"], ["fix", "fix"]), ANSWERS, tokenizer)
 
     assert len(encoded) == 1
+
+
+class PanicException(BaseException):
+    """What a panic of the Rust library becomes in Python."""
+
+    __module__ = "pyo3_runtime"
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [(PanicException, False), (KeyboardInterrupt, True)],
+    ids=["panic", "interrupt"],
+)
+def test_panic_of_the_tokenizer_costs_the_row_and_an_interrupt_ends_the_process(error, passes):
+    class Panicking(WordTokenizer):
+        def __call__(self, text, **options):
+            if any("miller" in one for one in text):
+                raise error("index out of bounds")
+            return super().__call__(text, **options)
+
+    rows = classes(["a", "miller"], ["Engine"] * 2)
+
+    with pytest.raises(error) if passes else nullcontext():
+        assert len(encode_rows(rows, CLASSES, Panicking())) == 1
 
 
 def test_text_that_stays_longer_than_asked_is_left_out():

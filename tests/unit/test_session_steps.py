@@ -1,0 +1,54 @@
+"""What a session lets through of its rows before it answers a plan."""
+
+import pytest
+
+from fl_core.artifacts import keys
+from fl_core.rounds.plan import open_round
+from tasks.client_steps import Session
+from tasks.session_steps import _prepare
+from tasks.site_config import SiteConfig, SiteHome
+from tests.worlds import NOW, campaign_of, world_of
+
+
+def session_of(world, tmp_path, make_work):
+    config = SiteConfig.model_validate(
+        {
+            "site": "a",
+            "data": "rows.csv",
+            "prefect_api_url": "http://127.0.0.1:1/api",
+            "store": {"url": f"file://{tmp_path}/store"},
+        }
+    )
+    return Session(SiteHome(tmp_path), config, world.assembly, world.store, make_work)
+
+
+def broken_by_a_row(*_):
+    raise ValueError("could not convert 'Mrs Miller' to numeric")
+
+
+def test_rows_that_break_a_library_do_not_end_the_session(tmp_path):
+    world = world_of(campaign_of())
+    session = session_of(world, tmp_path, broken_by_a_row)
+
+    _prepare(session)
+
+    plan = open_round(world.assembly, world.store, round_number=1, now=NOW)
+    assert session._answer(world.sites["a"], plan) == "declined"
+    assert b"Miller" not in world.store.get(keys.declined("tiny", 1, "a"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"campaign_digest": "0" * 64}, {"cohort": ("b",)}, {"round": 7}],
+    ids=["another campaign", "another cohort", "past the last round"],
+)
+def test_plan_that_is_not_for_the_site_is_ignored_before_its_rows_are_read(tmp_path, changes):
+    world = world_of(campaign_of())
+    session = session_of(world, tmp_path, broken_by_a_row)
+    plan = open_round(world.assembly, world.store, round_number=1, now=NOW)
+    before = world.store.list("")
+
+    answer = session._answer(world.sites["a"], plan.model_copy(update=changes))
+
+    assert answer == "ignored"
+    assert world.store.list("") == before
