@@ -85,12 +85,12 @@ def train_locally(  # noqa: PLR0913  campaign numbers beside what the site adds,
 
 
 def verify_reload(  # noqa: PLR0913  frozen contents beside what is checked against them
+    model: AdaptedModel,
+    files: Mapping[str, bytes],
+    *,
     base: LoadedBase,
     spec: AdapterSpec,
     task: TaskSpec,
-    files: Mapping[str, bytes],
-    model: AdaptedModel,
-    *,
     probe_texts: tuple[str, ...] = PUBLIC_PROBES,
 ) -> None:
     """Check that an adapter's files, loaded by plain peft, are the model that was trained.
@@ -99,11 +99,11 @@ def verify_reload(  # noqa: PLR0913  frozen contents beside what is checked agai
     rule 18). The base model's weights are shared, the files are written and read back.
 
     Args:
+        model: The trained model.
+        files: From ``adapters.peft_layout.to_files``.
         base: The base model that ``model`` was attached to.
         spec: The locked adapter.
         task: What the logits mean.
-        files: From ``adapters.peft_layout.to_files``.
-        model: The trained model.
         probe_texts: Public texts.
 
     Raises:

