@@ -127,7 +127,7 @@ class _Runner:
         collected = close_collection(assembly, store, plan, answers=answers, now=plan.deadline)
         if collected is None or not collected.has_quorum:
             return skip_round(assembly, store, plan, reason="too few updates", now=_now())
-        charge = charge_round(assembly, store, plan, collected)
+        charge = charge_round(assembly, store, plan, collected=collected)
         outcome = release_round(
             assembly, store, plan, collected=collected, charge=charge, now=_now()
         )

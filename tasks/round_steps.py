@@ -70,7 +70,7 @@ def charge_round(campaign_id: str, round_plan: RoundPlan, collected: Collected) 
     """Record the charges that pay for the release."""
     store = open_store(read_settings())
     return charging.charge_round(
-        plan.read_assembly(store, campaign_id), store, round_plan, collected
+        plan.read_assembly(store, campaign_id), store, round_plan, collected=collected
     )
 
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def charge_round(
-    assembly: Assembly, store: ObjectStore, plan: RoundPlan, collected: Collected
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, collected: Collected
 ) -> RoundCharge:
     """Record the charges of all accepted updates.
 
@@ -38,18 +38,18 @@ def charge_round(
     sites: dict[str, Charge] = {}
     for site in collected.accepted if assembly.noise is not None else []:
         try:
-            manifest, _ = read_accepted(assembly, store, plan, site=site, collected=collected)
+            update = read_accepted(assembly, store, plan, site=site, collected=collected)
         except UpdateRejected as error:
             log.warning("update not charged site=%s round=%d why=%s", site, plan.round, error)
             continue
-        if manifest.charge is None:
+        if update.manifest.charge is None:
             raise PrivacyError(f"update of site {site!r} round {plan.round} carries no charge")
-        sites[site] = manifest.charge
+        sites[site] = update.manifest.charge
     return write_document(store, key, RoundCharge(round=plan.round, sites=sites))
 
 
 def read_budgets(
-    assembly: Assembly, store: ObjectStore, plan: RoundPlan, collected: Collected
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, collected: Collected
 ) -> dict[str, BudgetStatement]:
     """Return the signed budget statements beside the accepted updates.
 

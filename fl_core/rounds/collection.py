@@ -17,7 +17,7 @@ from fl_core.cohorts.quorum import Tally, has_quorum, is_closed
 from fl_core.errors import ObjectCorrupt, ObjectMissing, UpdateRejected
 from fl_core.rounds.documents import Collected, RoundPlan, SiteAnswer
 from fl_core.updates.manifest import Declined, UpdateManifest
-from fl_core.updates.update import Array
+from fl_core.updates.update import Update
 from fl_core.updates.verify import (
     Expected,
     verify_declined,
@@ -72,7 +72,7 @@ def examine_site(
     present = set(store.list(keys.update_prefix(campaign_id, plan.round, site)))
     try:
         if keys.manifest(campaign_id, plan.round, site) in present:
-            manifest, _ = read_update(assembly, store, plan, site=site)
+            manifest = read_update(assembly, store, plan, site=site).manifest
             return SiteAnswer(
                 status="accepted",
                 manifest_sha256=document_sha256(manifest),
@@ -86,9 +86,7 @@ def examine_site(
     return None
 
 
-def read_update(
-    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str
-) -> tuple[UpdateManifest, dict[str, Array]]:
+def read_update(assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str) -> Update:
     """Read and verify one site's update, in the order of ``fl_core.updates.verify``.
 
     Raises:
@@ -114,12 +112,12 @@ def read_update(
     verify_payload(payload, manifest)
     tensors = assembly.codec.decode(payload)
     verify_tensors(tensors, expected)
-    return manifest, tensors
+    return Update(tensors=tensors, manifest=manifest)
 
 
 def read_accepted(
     assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str, collected: Collected
-) -> tuple[UpdateManifest, dict[str, Array]]:
+) -> Update:
     """Read the update that was accepted from one site, and no other.
 
     A site may have the right to delete what it wrote, and could write something else after it has
@@ -128,14 +126,14 @@ def read_accepted(
     Raises:
         UpdateRejected: With the first check that fails; the update is gone, or another one.
     """
-    manifest, tensors = read_update(assembly, store, plan, site=site)
-    if document_sha256(manifest) != collected.answers[site].manifest_sha256:
+    update = read_update(assembly, store, plan, site=site)
+    if document_sha256(update.manifest) != collected.answers[site].manifest_sha256:
         raise UpdateRejected(
             "payload",
             f"site {site!r} round {plan.round}: the manifest is not the accepted one; it was "
             "replaced, so take the right to delete objects from the site",
         )
-    return manifest, tensors
+    return update
 
 
 def close_collection(

@@ -49,7 +49,7 @@ def release_round(  # noqa: PLR0913  the inputs of a step of the round, by name
         return done
     try:
         _require_charged(assembly, collected, charge)
-        aggregate = aggregate_updates(assembly, store, plan, collected)
+        aggregate = aggregate_updates(assembly, store, plan, collected=collected)
         state = _released_state(assembly, store, plan, aggregate)
     except UpdateRejected as error:
         return _close_without(assembly, store, plan, status="failed", reason=str(error), now=now)
@@ -94,7 +94,7 @@ def _released_state(
 
 
 def aggregate_updates(
-    assembly: Assembly, store: ObjectStore, plan: RoundPlan, collected: Collected
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, collected: Collected
 ) -> Aggregate:
     """Combine the accepted updates with the public weights of the plan's roster.
 
@@ -103,8 +103,10 @@ def aggregate_updates(
     """
     members = []
     for site in collected.accepted:
-        manifest, tensors = read_accepted(assembly, store, plan, site=site, collected=collected)
-        members.append(Member(site=site, tensors=tensors, norm_bound=manifest.norm_bound))
+        update = read_accepted(assembly, store, plan, site=site, collected=collected)
+        members.append(
+            Member(site=site, tensors=update.tensors, norm_bound=update.manifest.norm_bound)
+        )
     weights = site_weights(assembly.campaign, read_roster(store, plan.roster_version))
     return assembly.aggregator.aggregate(member_order(members), weights, None)
 

@@ -137,7 +137,9 @@ def round_status(assembly: Assembly, store: ObjectStore, number: int) -> RoundSt
         outcome=outcome,
         evaluation=_optional(store, keys.evaluation(campaign.id, number), Evaluation),
         answers=answers,
-        budgets={} if collected is None else read_budgets(assembly, store, plan, collected),
+        budgets={}
+        if collected is None
+        else read_budgets(assembly, store, plan, collected=collected),
         seconds=None if outcome is None else (outcome.closed - outcome.opened).total_seconds(),
         bytes_up=sum(answer.payload_bytes for answer in answers.values()),
         bytes_down=adapter_bytes * len(plan.cohort),

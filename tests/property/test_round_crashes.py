@@ -59,7 +59,7 @@ def coordinate(world: World, store: ObjectStore) -> Outcome:
     assert collected is not None
     if not collected.has_quorum:
         return skip_round(world.assembly, store, plan, reason="few", now=AFTER_DEADLINE)
-    charge = charge_round(world.assembly, store, plan, collected)
+    charge = charge_round(world.assembly, store, plan, collected=collected)
     return release_round(
         world.assembly, store, plan, collected=collected, charge=charge, now=AFTER_DEADLINE
     )
@@ -125,7 +125,7 @@ def test_crashes_and_races_keep_one_charge_one_draw_one_release(data):
     assert again.status in {"released", "skipped"}
     if again.status == "released":
         deltas = [
-            read_update(world.assembly, world.store, plan, site=site)[1]
+            read_update(world.assembly, world.store, plan, site=site).tensors
             for site in again.contributors
         ]
         before = read_state(world.store, world.assembly.campaign, plan.base_hash).tensors()

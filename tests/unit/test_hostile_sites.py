@@ -51,7 +51,7 @@ def collect(world: World, number: int = 1) -> Collected:
 
 def release(world: World, collected: Collected):
     plan = plan_of(world, collected.round)
-    charge = charge_round(world.assembly, world.store, plan, collected)
+    charge = charge_round(world.assembly, world.store, plan, collected=collected)
     return release_round(
         world.assembly,
         world.store,
@@ -194,7 +194,7 @@ def test_budget_statement_beyond_reason_counts_as_not_stated(lie):
     world.store._objects[key] = to_bytes(signed)
 
     collected = collect(world)
-    budgets = read_budgets(world.assembly, world.store, plan_of(world), collected)
+    budgets = read_budgets(world.assembly, world.store, plan_of(world), collected=collected)
     statement = privacy_statement(world.assembly.campaign, budgets=budgets, round_number=1)
 
     assert collected.accepted == ["a", "b", "c"]
@@ -301,7 +301,7 @@ def test_object_of_any_length_is_rejected_without_being_read(name):
     plan = plan_of(world)
 
     examine_site(world.assembly, store, plan, site="a")
-    budgets = read_budgets(world.assembly, store, plan, collect(world))
+    budgets = read_budgets(world.assembly, store, plan, collected=collect(world))
 
     assert store.largest < len(long)
     assert "a" not in budgets

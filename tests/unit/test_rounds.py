@@ -59,7 +59,7 @@ def finish(world: World, number: int = 1):
     plan, collected = plan_of(world, number), collect(world, number)
     if not collected.has_quorum:
         return skip_round(world.assembly, world.store, plan, reason="few", now=AFTER_DEADLINE)
-    charge = charge_round(world.assembly, world.store, plan, collected)
+    charge = charge_round(world.assembly, world.store, plan, collected=collected)
     return release_round(
         world.assembly, world.store, plan, collected=collected, charge=charge, now=AFTER_DEADLINE
     )
@@ -122,7 +122,7 @@ def test_declared_weights_are_public_sizes_of_the_roster():
         client_round(moved, world.works[site], assembly=assembly, store=store, plan=plan)
     answers = {s: examine_site(assembly, store, plan, site=s) for s in "ab"}
     collected = close_collection(assembly, store, plan, answers=answers, now=NOW)
-    charge = charge_round(assembly, store, plan, collected)
+    charge = charge_round(assembly, store, plan, collected=collected)
 
     outcome = release_round(
         assembly, store, plan, collected=collected, charge=charge, now=AFTER_DEADLINE
@@ -231,7 +231,7 @@ def test_release_without_a_charge_is_refused():
     for site in "abc":
         take_part(world, site)
     plan, collected = plan_of(world), collect(world)
-    charge = charge_round(world.assembly, world.store, plan, collected)
+    charge = charge_round(world.assembly, world.store, plan, collected=collected)
     short = charge.model_copy(update={"sites": {"a": charge.sites["a"]}})
 
     outcome = release_round(
@@ -310,7 +310,7 @@ def test_budget_statement_beside_the_manifest_says_what_is_spent():
         take_part(world, site)
     collected = collect(world)
 
-    budgets = read_budgets(world.assembly, world.store, plan_of(world), collected)
+    budgets = read_budgets(world.assembly, world.store, plan_of(world), collected=collected)
 
     # 8 steps of noise 0.8 at rate 0.1 are 4.26 at delta 1e-5 by PLD (dp_accounting 0.6.0).
     assert sorted(budgets) == ["a", "b", "c"]
@@ -323,10 +323,12 @@ def test_budget_statement_with_a_forged_signature_counts_as_not_stated():
     for site in "abc":
         take_part(world, site)
     key = keys.budget("tiny", 1, "a")
-    stated = read_budgets(world.assembly, world.store, plan_of(world), collect(world))["a"]
+    stated = read_budgets(world.assembly, world.store, plan_of(world), collected=collect(world))[
+        "a"
+    ]
     world.store._objects[key] = to_bytes(stated.model_copy(update={"epsilon": 0.1}))
 
-    budgets = read_budgets(world.assembly, world.store, plan_of(world), collect(world))
+    budgets = read_budgets(world.assembly, world.store, plan_of(world), collected=collect(world))
 
     assert sorted(budgets) == ["b", "c"]
 
@@ -338,7 +340,7 @@ def test_campaign_without_privacy_charges_nothing_at_the_coordinator():
 
     outcome = finish(world)
 
-    charge = charge_round(world.assembly, world.store, plan_of(world), collect(world))
+    charge = charge_round(world.assembly, world.store, plan_of(world), collected=collect(world))
     assert outcome.status == "released"
     assert charge.sites == {}
     assert [e.event.kind for e in world.sites["a"].ledger.entries()[1:2]] == ["non_private"]
