@@ -10,56 +10,17 @@ from fl_core.artifacts.documents import from_bytes, read_document, sha256_hex, t
 from fl_core.errors import ObjectCorrupt
 from fl_core.privacy.statement import privacy_statement
 from fl_core.rounds.adapters import read_adapter
-from fl_core.rounds.charging import charge_round, read_budgets
-from fl_core.rounds.collection import close_collection, examine_site
+from fl_core.rounds.charging import read_budgets
+from fl_core.rounds.collection import examine_site
 from fl_core.rounds.documents import Collected, SiteAnswer
-from fl_core.rounds.plan import available_sites, open_round
-from fl_core.rounds.release import release_round
-from fl_core.rounds.site_round import client_round
+from fl_core.rounds.plan import available_sites
 from fl_core.rounds.status import campaign_status, next_round, round_numbers
 from fl_core.updates.manifest import Declined, UpdateManifest
 from fl_core.updates.payload import encode_tensors
 from fl_core.updates.records import BudgetStatement
 from fl_core.updates.signing import sign
-from tests.worlds import AFTER_DEADLINE, NOW, World, campaign_of, world_of
-
-
-def plan_of(world: World, number: int = 1):
-    return open_round(world.assembly, world.store, round_number=number, now=NOW)
-
-
-def take_part(world: World, site: str, number: int = 1):
-    return client_round(
-        world.sites[site],
-        world.works[site],
-        assembly=world.assembly,
-        store=world.store,
-        plan=plan_of(world, number),
-    )
-
-
-def collect(world: World, number: int = 1) -> Collected:
-    plan = plan_of(world, number)
-    found = {s: examine_site(world.assembly, world.store, plan, site=s) for s in plan.cohort}
-    answers = {site: answer for site, answer in found.items() if answer is not None}
-    collected = close_collection(
-        world.assembly, world.store, plan, answers=answers, now=AFTER_DEADLINE
-    )
-    assert collected is not None
-    return collected
-
-
-def release(world: World, collected: Collected):
-    plan = plan_of(world, collected.round)
-    charge = charge_round(world.assembly, world.store, plan, collected=collected)
-    return release_round(
-        world.assembly,
-        world.store,
-        plan,
-        collected=collected,
-        charge=charge,
-        now=AFTER_DEADLINE,
-    )
+from tests.round_steps import collect, plan_of, release, take_part
+from tests.worlds import World, campaign_of, world_of
 
 
 def forged_collected() -> bytes:

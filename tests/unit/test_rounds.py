@@ -20,49 +20,14 @@ from fl_core.rounds.plan import (
     read_assembly,
     read_outcome,
 )
-from fl_core.rounds.release import release_round, skip_round
+from fl_core.rounds.release import release_round
 from fl_core.rounds.site_round import client_round
 from fl_core.rounds.status import campaign_status, next_round
 from fl_core.updates.manifest import UpdateManifest
 from fl_core.updates.records import GateReport
 from fl_core.updates.signing import generate_key, public_hex, sign
-from tests.worlds import AFTER_DEADLINE, NO_PRIVACY, NOW, SUITE, World, campaign_of, world_of
-
-
-def plan_of(world: World, number: int = 1):
-    return open_round(world.assembly, world.store, round_number=number, now=NOW)
-
-
-def take_part(world: World, site: str, number: int = 1):
-    return client_round(
-        world.sites[site],
-        world.works[site],
-        assembly=world.assembly,
-        store=world.store,
-        plan=plan_of(world, number),
-    )
-
-
-def answers_of(world: World, plan):
-    found = {s: examine_site(world.assembly, world.store, plan, site=s) for s in plan.cohort}
-    return {site: answer for site, answer in found.items() if answer is not None}
-
-
-def collect(world: World, number: int = 1, now=AFTER_DEADLINE):
-    plan = plan_of(world, number)
-    return close_collection(
-        world.assembly, world.store, plan, answers=answers_of(world, plan), now=now
-    )
-
-
-def finish(world: World, number: int = 1):
-    plan, collected = plan_of(world, number), collect(world, number)
-    if not collected.has_quorum:
-        return skip_round(world.assembly, world.store, plan, reason="few", now=AFTER_DEADLINE)
-    charge = charge_round(world.assembly, world.store, plan, collected=collected)
-    return release_round(
-        world.assembly, world.store, plan, collected=collected, charge=charge, now=AFTER_DEADLINE
-    )
+from tests.round_steps import collect, finish, plan_of, take_part
+from tests.worlds import AFTER_DEADLINE, NO_PRIVACY, NOW, SUITE, campaign_of, world_of
 
 
 def test_second_caller_reads_the_first_plan_and_its_deadline():
