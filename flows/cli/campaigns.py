@@ -124,6 +124,8 @@ def run(
         parameters["campaign_id"] = campaign_id = file
     use_coordinator(home)
     require_fit_store()
+    if "campaign" not in parameters:
+        require_campaign(campaign_id)
     ended = follow(campaign_id, parameters)
     if json_output:
         print_json(ended.model_dump(mode="json"))
@@ -139,6 +141,18 @@ def require_fit_store() -> None:
     from tasks.settings import open_store, read_settings
 
     require_write_once(open_store(read_settings()))
+
+
+def require_campaign(campaign_id: str) -> None:
+    """Check that there is a campaign to resume, before anything runs.
+
+    Raises:
+        CampaignError: No campaign of that id is frozen in the store.
+    """
+    from fl_core.rounds.plan import read_assembly
+    from tasks.settings import open_store, read_settings
+
+    read_assembly(open_store(read_settings()), campaign_id)
 
 
 def follow(campaign_id: str, parameters: Mapping[str, str | int]) -> "CampaignStatus":

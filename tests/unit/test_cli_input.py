@@ -25,6 +25,14 @@ def test_run_takes_what_is_no_id_as_a_file(tmp_path, monkeypatch, name):
         campaigns.run(name)
 
 
+def test_campaign_to_resume_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDLOOM_STORE", tmp_path.as_uri())
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+
+    with pytest.raises(CampaignError, match="no campaign 'absent'"):
+        campaigns.run("absent")
+
+
 def test_site_with_a_bad_name_is_not_made(tmp_path):
     rows = tmp_path / "rows.csv"
     rows.write_text("text,label\nbucket,x\n", encoding="utf-8")
