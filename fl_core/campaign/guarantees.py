@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from fl_core.artifacts.documents import Document
+from fl_core.campaign.specs import Line
 
 Positive = Annotated[float, Field(gt=0)]
 Delta = Annotated[float, Field(gt=0, lt=1)]
@@ -71,7 +72,7 @@ class NoPrivacy(Document):
         reason: Why none is needed, at least 20 characters; shown in MLflow and in every report.
     """
 
-    reason: Annotated[str, Field(min_length=20)]
+    reason: Annotated[Line, Field(min_length=20, max_length=2000)]
 
 
 class Privacy(Document):

@@ -6,7 +6,7 @@ hashes, module shapes) are None until then, and a campaign with one of them is n
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from fl_core.artifacts.documents import Document
 from fl_core.campaign.components import Component, ComponentSpec
@@ -17,6 +17,17 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        msg = "must be one line without control characters, which can repaint a terminal"
+        raise ValueError(msg)
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+"""Text that a person reads before consenting, so that it can show nothing but itself."""
+
+
 class NamedContent(Document):
     """A name that people use, and the content it stood for when the campaign was locked.
 
@@ -25,7 +36,7 @@ class NamedContent(Document):
         sha256: Content hash; None before locking.
     """
 
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: Annotated[Line, Field(min_length=1, max_length=200)]
     sha256: Sha256 | None = None
 
 

@@ -153,7 +153,8 @@ def site_approve(
     )
     require_rows_fit(own, config, campaign=asked)
     console_err.print(schedule_table(asked, schedule(asked)))
-    console_err.print(f"base model {asked.base_model.name}, gate {asked.gate.name}")
+    names = f"base model {asked.base_model.name}, gate {asked.gate.name}"
+    console_err.print(names, markup=False)
     console_err.print(f"digest {asked.digest}")
     if not yes and not typer.confirm("may this campaign use the site's data?", err=True):
         raise CampaignError(f"campaign {asked.id!r} was not approved; nothing was changed")

@@ -49,7 +49,7 @@ def schedule_table(campaign: Campaign, epsilons: list[float]) -> Table:
     title = f"campaign {campaign.id}: {len(campaign.sites)} sites, {campaign.max_rounds} rounds"
     if record is None:
         reason = campaign.privacy.none.reason if campaign.privacy.none else ""
-        table = Table(title=title, caption=f"no privacy: {reason}")
+        table = Table(title=title, caption=Text(f"no privacy: {reason}"))
         table.add_column("no guarantee, no epsilon")
         return table
     table = Table(

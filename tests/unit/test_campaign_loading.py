@@ -1,10 +1,14 @@
 """Campaign files: what people write, and the one error they get."""
 
+import io
+
 import pytest
+from rich.console import Console
 
 from fl_core.campaign.loading import Resolved, lock, parse_campaign, read_campaign
 from fl_core.errors import CampaignError
 from flows.cli.templates import CAMPAIGN
+from flows.cli.views import schedule_table
 
 WRITTEN = """
 id = "first"
@@ -156,3 +160,36 @@ def test_locked_campaign_survives_its_file(tmp_path):
     path.write_text(locked.model_dump_json(exclude_none=True))
 
     assert read_campaign(path).digest == locked.digest
+
+
+@pytest.mark.parametrize("trick", ["\\u001b[2J", "\\n", "\\r", "\\u202e"], ids=repr)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"some-model"', '"some-model{}epsilon 0.1"'),
+        ('"labelled-texts"', '"labelled-texts{}epsilon 0.1"'),
+        (
+            WRITTEN.split("\n")[10],
+            'privacy.none.reason = "made-up rows, nothing{}to protect"',
+        ),
+    ],
+    ids=["base model", "gate", "reason"],
+)
+def test_names_that_repaint_the_terminal_of_whoever_approves_are_refused(old, new, trick):
+    text = WRITTEN.replace(old, new.format(trick))
+    assert text != WRITTEN
+
+    with pytest.raises(CampaignError, match="one line without control characters") as caught:
+        parse_campaign(text, source="first.toml")
+
+    assert str(caught.value).isprintable()
+
+
+def test_reason_for_no_privacy_is_shown_as_it_is_written():
+    reason = "[black on black]made-up rows, nothing to protect[/]"
+    text = WRITTEN.replace(WRITTEN.split("\n")[10], f'privacy.none.reason = "{reason}"')
+    console = Console(file=io.StringIO(), width=120)
+
+    console.print(schedule_table(parse_campaign(text, source="first.toml"), []))
+
+    assert reason in " ".join(console.file.getvalue().split())
