@@ -10,6 +10,8 @@ from pathlib import Path
 
 from prefect import flow
 
+from fl_core.campaign.specs import Name
+
 SITE_HOME = "FEDLOOM_SITE_HOME"
 
 log = logging.getLogger(__name__)
@@ -20,8 +22,10 @@ class SessionFailed(Exception):
 
 
 @flow(name="site-session", flow_run_name="{site}", persist_result=False, log_prints=False)
-def site_session(campaign_id: str, run: str, site: str) -> str:
+def site_session(campaign_id: Name, run: Name, site: Name) -> str:
     """Take part in the rounds of one campaign run.
+
+    Whoever controls the server chooses the parameters; the worker refuses what is no name.
 
     Args:
         campaign_id: The frozen campaign.

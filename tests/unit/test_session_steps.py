@@ -1,9 +1,11 @@
 """What a session lets through of its rows before it answers a plan."""
 
 import pytest
+from prefect.exceptions import ParameterTypeError
 
 from fl_core.artifacts import keys
 from fl_core.rounds.plan import open_round
+from flows.site_session import site_session
 from tasks.client_steps import Session
 from tasks.session_steps import _prepare
 from tasks.site_config import SiteConfig, SiteHome
@@ -52,3 +54,14 @@ def test_plan_that_is_not_for_the_site_is_ignored_before_its_rows_are_read(tmp_p
 
     assert answer == "ignored"
     assert world.store.list("") == before
+
+
+@pytest.mark.parametrize("wrong", ["", "../other", "a/b", "a\nround answered", "A", "a" * 65])
+@pytest.mark.parametrize("parameter", ["campaign_id", "run", "site"])
+def test_session_whose_parameters_are_no_names_is_refused(parameter, wrong):
+    good = {"campaign_id": "tiny", "run": "0f8fad5b-d9cb-469f-a165-70867728950e", "site": "a"}
+
+    with pytest.raises(ParameterTypeError):
+        site_session.validate_parameters(good | {parameter: wrong})
+
+    assert site_session.validate_parameters(good) == good
