@@ -26,15 +26,29 @@ def open_campaign(store: ObjectStore, campaign: Campaign) -> Assembly:
         IncompatibleParts: Its parts cannot keep its promise.
     """
     assembly = assemble(campaign)
+    require_free_id(store, campaign)
     write_initial_adapter(store, campaign)
-    stored = write_document(store, keys.campaign(campaign.id), campaign)
-    if stored.digest != assembly.digest:
+    write_document(store, keys.campaign(campaign.id), campaign)
+    require_free_id(store, campaign)
+    return assembly
+
+
+def require_free_id(store: ObjectStore, campaign: Campaign) -> None:
+    """Check that a locked campaign's id names no other campaign in the store.
+
+    Raises:
+        CampaignError: It does.
+    """
+    try:
+        stored = read_document(store, keys.campaign(campaign.id), Campaign)
+    except ObjectMissing:
+        return
+    if stored.digest != campaign.digest:
         raise CampaignError(
             f"id {campaign.id!r} is taken by another campaign (digest {stored.digest[:16]}, "
-            f"this one has {assembly.digest[:16]})",
+            f"this one has {campaign.digest[:16]})",
             hint="a changed campaign needs an id of its own; `parent` says what it goes on from",
         )
-    return assembly
 
 
 def read_assembly(store: ObjectStore, campaign_id: str) -> Assembly:

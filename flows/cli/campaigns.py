@@ -1,6 +1,7 @@
 """`fedloom init`, `check`, `run`, `status`: a campaign from its file to its rounds."""
 
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 PATIENCE_S = 300.0
+LOCK_S = 300.0
 
 CampaignArgument = Annotated[Path, typer.Argument(help="Campaign file, TOML or YAML.")]
 
@@ -124,7 +126,9 @@ def run(
         parameters["campaign_id"] = campaign_id = file
     use_coordinator(home)
     require_fit_store()
-    if "campaign" not in parameters:
+    if "campaign" in parameters:
+        require_startable(str(parameters["campaign"]))
+    else:
         require_campaign(campaign_id)
     ended = follow(campaign_id, parameters)
     if json_output:
@@ -153,6 +157,40 @@ def require_campaign(campaign_id: str) -> None:
     from tasks.settings import open_store, read_settings
 
     read_assembly(open_store(read_settings()), campaign_id)
+
+
+def require_startable(text: str) -> None:
+    """Check what only the evaluation worker can know of a campaign, before anything runs.
+
+    Raises:
+        CampaignError: A name stands for nothing there, or the id is taken by another campaign.
+    """
+    from fl_core.rounds.plan import require_free_id
+    from tasks.settings import open_store, read_settings
+
+    with progress() as bar:
+        bar.add_task("locking the campaign: names become hashes")
+        require_free_id(open_store(read_settings()), locked_by_worker(text))
+
+
+def locked_by_worker(text: str) -> "Campaign":
+    """Have a campaign's text locked by the evaluation worker and return what it locked.
+
+    Raises:
+        CampaignError: The text is no campaign, or names what is not there.
+        FedloomError: The worker did not answer in time.
+    """
+    from fl_core.artifacts.documents import sha256_hex
+    from flows import dispatch
+    from tasks.lock_step import put_text, read_locked
+    from tasks.settings import open_store, read_settings
+
+    store, text_sha256 = open_store(read_settings()), sha256_hex(text.encode())
+    put_text(store, text, text_sha256)
+    attempt = f"command-{uuid.uuid4().hex[:12]}"
+    run = dispatch.lock_campaign(text_sha256, attempt=attempt)
+    dispatch.wait_final(run, timeout_s=LOCK_S)
+    return read_locked(store, text_sha256, attempt)
 
 
 def follow(campaign_id: str, parameters: Mapping[str, str | int]) -> "CampaignStatus":

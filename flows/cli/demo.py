@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from flows.demo import Baseline
     from flows.local_stack import Stack
 
-LOCK_S = 300.0
-
 
 def demo(
     home: HomeOption = Path(".fedloom"),
@@ -68,6 +66,7 @@ def _site_names() -> list[str]:
 def _run(stack: "Stack") -> dict[str, Any]:
     from flows import demo as steps
     from flows.baselines import CAMPAIGN_FILE
+    from flows.cli.campaigns import follow, locked_by_worker
     from flows.local_workers import start_workers
 
     with progress() as bar:
@@ -78,32 +77,14 @@ def _run(stack: "Stack") -> dict[str, Any]:
     text = CAMPAIGN_FILE.read_text(encoding="utf-8")
     with progress() as bar:
         bar.add_task("locking the campaign: names become hashes")
-        campaign = _locked(text)
+        campaign = locked_by_worker(text)
     steps.approve_at_sites(stack, campaign)
     console_err.print(
         f"campaign {campaign.id}, digest {campaign.digest[:16]}, approved at "
         f"{len(campaign.sites)} sites"
     )
-    from flows.cli.campaigns import follow
-
     status = follow(campaign.id, {"campaign": text})
     return _document(status, campaign=campaign, stack=stack)
-
-
-def _locked(text: str) -> "Campaign":
-    import uuid
-
-    from fl_core.artifacts.documents import sha256_hex
-    from flows import dispatch
-    from tasks.lock_step import put_text, read_locked
-    from tasks.settings import open_store, read_settings
-
-    store = open_store(read_settings())
-    text_sha256 = sha256_hex(text.encode())
-    put_text(store, text, text_sha256)
-    attempt = f"demo-{uuid.uuid4().hex[:12]}"
-    dispatch.wait_final(dispatch.lock_campaign(text_sha256, attempt=attempt), timeout_s=LOCK_S)
-    return read_locked(store, text_sha256, attempt)
 
 
 def _document(status: "CampaignStatus", *, campaign: "Campaign", stack: "Stack") -> dict[str, Any]:

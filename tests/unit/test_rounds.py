@@ -29,6 +29,8 @@ from fl_core.updates.signing import generate_key, public_hex, sign
 from tests.round_steps import collect, finish, plan_of, take_part
 from tests.worlds import AFTER_DEADLINE, NO_PRIVACY, NOW, SUITE, campaign_of, world_of
 
+OTHER_ADAPTER = campaign_of().adapter.model_copy(update={"rank": 1})
+
 
 def test_second_caller_reads_the_first_plan_and_its_deadline():
     world = world_of(campaign_of())
@@ -313,9 +315,12 @@ def test_campaign_without_privacy_charges_nothing_at_the_coordinator():
 
 def test_id_of_another_campaign_is_refused():
     world = world_of(campaign_of())
+    before = world.store.list("")
 
     with pytest.raises(CampaignError, match="taken by another campaign"):
-        open_campaign(world.store, campaign_of(max_rounds=5))
+        open_campaign(world.store, campaign_of(max_rounds=5, adapter=OTHER_ADAPTER))
+
+    assert world.store.list("") == before
 
 
 def test_opening_the_same_campaign_again_changes_nothing():
