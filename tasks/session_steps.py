@@ -11,6 +11,7 @@ from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.campaign.specs import Name
 from fl_core.errors import ObjectMissing, PolicyRefused, StoreUnavailable
+from fl_core.rounds.collection import has_answered
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.plan import read_assembly
 from fl_core.rounds.status import round_numbers
@@ -118,12 +119,7 @@ def is_due(session: Session, plan: RoundPlan) -> bool:
     campaign_id, site = session.assembly.campaign.id, session.config.site
     if site not in plan.cohort or datetime.now(UTC) >= plan.deadline:
         return False
-    present = session.store.list(keys.update_prefix(campaign_id, plan.round, site))
-    done = {
-        keys.manifest(campaign_id, plan.round, site),
-        keys.declined(campaign_id, plan.round, site),
-    }
-    return not done & set(present)
+    return not has_answered(session.store, campaign_id, round_number=plan.round, site=site)
 
 
 def _answer_in_time(session: Session, plan: RoundPlan) -> Answer:

@@ -60,6 +60,15 @@ def expected_of(assembly: Assembly, plan: RoundPlan, *, site: str, roster: Roste
     )
 
 
+def has_answered(store: ObjectStore, campaign_id: str, *, round_number: int, site: str) -> bool:
+    """Say whether a site's answer to a round is complete in the store; nothing of it is checked."""
+    ends = {
+        keys.manifest(campaign_id, round_number, site),
+        keys.declined(campaign_id, round_number, site),
+    }
+    return not ends.isdisjoint(store.list(keys.update_prefix(campaign_id, round_number, site)))
+
+
 def examine_site(
     assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str
 ) -> SiteAnswer | None:

@@ -13,11 +13,11 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.documents import Document, read_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
-from fl_core.campaign.campaign import Campaign
 from fl_core.cohorts.quorum import required
 from fl_core.errors import ObjectMissing
 from fl_core.rounds.adapters import read_adapter
 from fl_core.rounds.charging import read_budgets
+from fl_core.rounds.collection import has_answered
 from fl_core.rounds.documents import Collected, Outcome, RoundPlan, SiteAnswer
 from fl_core.rounds.plan import available_sites, read_outcome
 from fl_core.updates.records import BudgetStatement, Evaluation
@@ -133,7 +133,11 @@ def round_status(assembly: Assembly, store: ObjectStore, number: int) -> RoundSt
     return RoundStatus(
         round=number,
         cohort=plan.cohort,
-        answered=tuple(site for site in plan.cohort if _has_answered(store, campaign, plan, site)),
+        answered=tuple(
+            site
+            for site in plan.cohort
+            if has_answered(store, campaign.id, round_number=number, site=site)
+        ),
         outcome=outcome,
         evaluation=_optional(store, keys.evaluation(campaign.id, number), Evaluation),
         answers=answers,
@@ -144,14 +148,6 @@ def round_status(assembly: Assembly, store: ObjectStore, number: int) -> RoundSt
         bytes_up=sum(answer.payload_bytes for answer in answers.values()),
         bytes_down=adapter_bytes * len(plan.cohort),
     )
-
-
-def _has_answered(store: ObjectStore, campaign: Campaign, plan: RoundPlan, site: str) -> bool:
-    ends = {
-        keys.manifest(campaign.id, plan.round, site),
-        keys.declined(campaign.id, plan.round, site),
-    }
-    return bool(ends & set(store.list(keys.update_prefix(campaign.id, plan.round, site))))
 
 
 def _optional(store: ObjectStore, key: str, model: type[D]) -> D | None:
