@@ -80,7 +80,9 @@ def setting_of(
 
 
 def _require_no_ledger(path: Path) -> None:
-    for folder in (path.parent, path.parent.parent):
+    # A link to a site's rows is as good as the rows.
+    named = (path.absolute(), path.resolve())
+    for folder in (above for file in named for above in file.parents[:2]):
         if (folder / "policy.toml").exists() or (folder / "ledger").exists():
             raise CampaignError(
                 f"{path} lies in a site's folder with a ledger ({folder}); a simulation keeps none",

@@ -16,7 +16,7 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.documents import Document, from_bytes, sha256_hex
 from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.specs import Count, Name, Sha256
-from fl_core.errors import LedgerCorrupt, ObjectCorrupt, PolicyRefused
+from fl_core.errors import LedgerCorrupt, ObjectCorrupt
 from fl_core.privacy.policy_documents import Terms
 from fl_core.updates.records import EventRecord
 from fl_core.updates.signing import verify_signature
@@ -114,16 +114,6 @@ def read_ledger(store: ObjectStore, public_key: str) -> Chain:
 def verify_ledger(store: ObjectStore, public_key: str) -> list[str]:
     """Return what does not hold in a ledger, in order; empty if all of it does."""
     return _checked(store, public_key).findings
-
-
-def require_no_ledger(store: ObjectStore) -> None:
-    """Refuse a folder that holds a site's ledger; a simulation must never touch one.
-
-    Raises:
-        PolicyRefused: There is a ledger (SOUNDNESS, rule 7).
-    """
-    if store.list(keys.LEDGER):
-        raise PolicyRefused("this folder holds a site's ledger; simulate in another folder")
 
 
 def _checked(store: ObjectStore, public_key: str) -> Chain:

@@ -14,7 +14,6 @@ from fl_core.privacy.ledger import MAX_ATTEMPTS, Ledger
 from fl_core.privacy.ledger_entries import (
     LedgerEntry,
     read_ledger,
-    require_no_ledger,
     verify_ledger,
 )
 from fl_core.privacy.policy import verdict
@@ -252,11 +251,3 @@ def test_whole_ledger_verifies_with_the_public_key_only():
     assert chain.entries == ledger.entries()
     assert verify_ledger(store, public_hex(KEY)) == []
     assert verify_ledger(store, public_hex(generate_key()))
-
-
-def test_simulation_refuses_a_folder_with_a_ledger():
-    _, store = new_ledger()
-
-    require_no_ledger(MemoryStore())
-    with pytest.raises(PolicyRefused, match="another folder"):
-        require_no_ledger(store)
