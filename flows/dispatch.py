@@ -38,6 +38,7 @@ __all__ = [
     "cancel_sessions",
     "ensure_sessions",
     "evaluate",
+    "have_locked",
     "lock_campaign",
     "register",
     "run_state",
@@ -52,6 +53,8 @@ _POLL_S = 0.3
 # A worker that is there takes a run within seconds; its first start loads torch.
 _START_S = 45.0
 _EVALUATION_S = 600.0
+# A worker that is busy with an evaluation locks after it.
+_LOCK_S = 300.0
 # A session that ends as soon as it starts must not be started hundreds of times in one round.
 _LONGEST_PAUSE_S = 60.0
 # A worker stops a cancelled run within seconds; after this nobody is there to confirm it.
@@ -237,6 +240,11 @@ def lock_campaign(text_sha256: str, *, attempt: str) -> str:
             parameters={"text_sha256": text_sha256, "attempt": attempt},
             tags=[f"draft:{text_sha256}", f"attempt:{attempt}"],
         )
+
+
+def have_locked(text_sha256: str, *, attempt: str) -> None:
+    """Have a text locked and wait until the run is over; what came of it is in the store."""
+    wait_final(lock_campaign(text_sha256, attempt=attempt), timeout_s=_LOCK_S)
 
 
 def wait_final(flow_run_id: str, *, timeout_s: float) -> str:

@@ -44,9 +44,6 @@ Rounds = Annotated[
 ]
 
 
-LOCK_S = 300.0
-
-
 def run_name() -> str:
     """Return the campaign's id, also where it has to be read from a new campaign's text."""
     given = flow_run.parameters
@@ -57,11 +54,6 @@ def run_name() -> str:
     except CampaignError:
         # The flow itself says what is wrong with the text.
         return "campaign"
-
-
-def lock(text_sha256: str, *, attempt: str) -> None:
-    """Have a stored text locked by the evaluation worker, and wait for it."""
-    dispatch.wait_final(dispatch.lock_campaign(text_sha256, attempt=attempt), timeout_s=LOCK_S)
 
 
 @flow(name="run-campaign", flow_run_name=run_name, persist_result=False)
@@ -79,7 +71,7 @@ def run_campaign(campaign_id: Id = "", campaign: Text = "", rounds: Rounds = 0) 
         raise CampaignError("give the id of a campaign to resume, or the text of a new one")
     run = str(flow_run.id)
     frozen = (
-        freeze_text(campaign, run, partial(lock, attempt=run))
+        freeze_text(campaign, run, partial(dispatch.have_locked, attempt=run))
         if campaign
         else known_campaign(campaign_id)
     )

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 PATIENCE_S = 300.0
-LOCK_S = 300.0
 
 CampaignArgument = Annotated[Path, typer.Argument(help="Campaign file, TOML or YAML.")]
 
@@ -188,8 +187,7 @@ def locked_by_worker(text: str) -> "Campaign":
     store, text_sha256 = open_store(read_settings()), sha256_hex(text.encode())
     put_text(store, text, text_sha256)
     attempt = f"command-{uuid.uuid4().hex[:12]}"
-    run = dispatch.lock_campaign(text_sha256, attempt=attempt)
-    dispatch.wait_final(run, timeout_s=LOCK_S)
+    dispatch.have_locked(text_sha256, attempt=attempt)
     return read_locked(store, text_sha256, attempt)
 
 
