@@ -5,11 +5,19 @@ error, which a plain dataclass parsed by pydantic would swallow. Registering is 
 outside the project it is an entry point in the group ``fedloom.components``.
 """
 
+import json
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+)
 
 from fl_core.artifacts.documents import Document
 from fl_core.campaign.complaints import complaint_of
@@ -29,11 +37,22 @@ class ComponentSpec(Document):
 
     Attributes:
         kind: Name in the registry.
-        params: Parameters, checked by the part when it is built.
+        params: Parameters, checked by the part when it is built; plain and finite values, each
+            of which has a form of its own in canonical JSON, or two campaigns would share a digest.
     """
 
     kind: str
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @field_validator("params")
+    @classmethod
+    def _finite(cls, params: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        try:
+            json.dumps(params, allow_nan=False)
+        except ValueError as error:
+            msg = "a parameter is inf or nan, expected finite numbers"
+            raise ValueError(msg) from error
+        return params
 
 
 def _from_name(value: object) -> object:

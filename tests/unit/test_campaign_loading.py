@@ -193,3 +193,11 @@ def test_reason_for_no_privacy_is_shown_as_it_is_written():
     console.print(schedule_table(parse_campaign(text, source="first.toml"), []))
 
     assert reason in " ".join(console.file.getvalue().split())
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "[1.0, inf]", "2026-01-01"])
+def test_parameter_that_has_no_json_form_of_its_own_is_refused(value):
+    text = f'{WRITTEN}\naggregation = {{ kind = "mean", weight = {value} }}\n'
+
+    with pytest.raises(CampaignError, match=r"aggregation.*(finite|JSON)"):
+        parse_campaign(text, source="first.toml")
