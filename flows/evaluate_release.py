@@ -1,4 +1,8 @@
-"""One release on the public holdout; runs on the worker that has the base model."""
+"""One release on the public holdout; runs on the worker that has the base model.
+
+A flow of its own, so that the coordinator never loads torch and a long evaluation holds up no
+round of another campaign.
+"""
 
 from prefect import flow
 

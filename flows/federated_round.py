@@ -1,4 +1,8 @@
-"""One round: open, collect, charge, release, evaluate, log."""
+"""One round: open, collect, charge, release, evaluate, log.
+
+The flow holds no state and no result: every step finds its own output in the store, so a run
+that died is finished by running it again.
+"""
 
 from functools import partial
 

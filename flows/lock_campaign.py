@@ -1,4 +1,8 @@
-"""Lock a campaign's text on the worker that has the base model and the holdout."""
+"""Lock a campaign's text on the worker that has the base model and the holdout.
+
+Names become content hashes there; the result comes back through the store, because a Prefect
+result is believed from nobody.
+"""
 
 from prefect import flow
 

@@ -1,4 +1,7 @@
-"""The coordinator's steps around the rounds: freeze, choose the next round, stop."""
+"""The coordinator's steps around the rounds: freeze, choose the next round, stop.
+
+The store is probed here, once per run: rounds on a store that overwrites would not be safe.
+"""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,8 @@
-"""Evaluation of a release on the coordinator's public holdout, on the evaluation worker."""
+"""Evaluation of a release on the coordinator's public holdout, on the evaluation worker.
+
+Model and holdout stay in memory between rounds; a round then costs one pass over the
+holdout.
+"""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING

@@ -1,4 +1,8 @@
-"""A store in memory, for simulation and tests."""
+"""A store in memory, for simulation and tests.
+
+It keeps the same promises as the others, write-once above all, and passes the same contract
+tests; so it is no mock.
+"""
 
 import threading
 

@@ -1,4 +1,8 @@
-"""The campaign: stated once, frozen, named by its digest."""
+"""The campaign: stated once, frozen, named by its digest.
+
+Sites approve the digest and nothing else, so whatever can change what is trained or promised is
+a field here, and a field that is None is left out of the hash: old digests stay what they were.
+"""
 
 from typing import Annotated, Literal, Self
 

@@ -1,4 +1,7 @@
-"""What a codec is, and the registry of codecs."""
+"""What a codec is, and the registry of codecs.
+
+A codec says what it does to a norm and to a sum, because sensitivity and masks rest on both.
+"""
 
 from typing import Protocol
 

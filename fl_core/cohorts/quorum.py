@@ -1,4 +1,8 @@
-"""When a round goes on without the sites that have not answered."""
+"""When a round goes on without the sites that have not answered.
+
+Counts only: who they are and what they sent is decided before, so two coordinators that see the
+same store decide alike.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,8 @@
-"""The privacy statement of a released version, as a document."""
+"""The privacy statement of a released version, as a document.
+
+Its fields are a closed list: what a version says of its privacy is read by people and programs
+long after the run. Every spent epsilon in it is what a site signed, never worked out here.
+"""
 
 from typing import Literal
 

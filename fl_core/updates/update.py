@@ -1,4 +1,7 @@
-"""An update: the tensors of one site in one round, with their signed manifest."""
+"""An update: the tensors of one site in one round, with their signed manifest.
+
+Tensors are float32 by name everywhere outside training, so the coordinator needs no torch.
+"""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,8 @@
-"""`fedloom init`, `check`, `run`, `status`: a campaign from its file to its rounds."""
+"""`fedloom init`, `check`, `run`, `status`: a campaign from its file to its rounds.
+
+What can be known to be wrong with a campaign is said before a run starts, with exit code 2. The
+run itself is only watched from here, and goes on if the command is ended.
+"""
 
 import time
 import uuid

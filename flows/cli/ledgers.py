@@ -1,4 +1,7 @@
-"""What `fedloom ledger` shows: the entries of a site's ledger and what they amount to."""
+"""What `fedloom ledger` shows: the entries of a site's ledger and what they amount to.
+
+A ledger holds events; epsilon is worked out here under the policy as it is now.
+"""
 
 from pathlib import Path
 from typing import Any

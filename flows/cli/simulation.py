@@ -1,4 +1,8 @@
-"""`fedloom simulate`: the same rounds in one process, without a server and without a promise."""
+"""`fedloom simulate`: the same rounds in one process, without a server and without a promise.
+
+For trying a campaign on public rows. Every site gets a fresh ledger that ends with the command,
+so what is shown as epsilon holds for nobody, and the output says so.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any

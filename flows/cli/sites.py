@@ -1,4 +1,8 @@
-"""`fedloom site init|start|approve`, `enrol`, `ledger`, `evaluation start`."""
+"""`fedloom site init|start|approve`, `enrol`, `ledger`, `evaluation start`.
+
+What a site's operator does at the site, and the two things that a coordinator does for sites:
+admit a key, serve evaluations.
+"""
 
 import os
 from pathlib import Path

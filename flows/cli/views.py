@@ -1,4 +1,7 @@
-"""What people see of a campaign: tables, and the live line while rounds run."""
+"""What people see of a campaign: tables, and the live line while rounds run.
+
+All of it is read from the store, so it can be watched from anywhere and without Prefect.
+"""
 
 from collections.abc import Container, Mapping, Sequence
 from types import TracebackType
