@@ -5,13 +5,15 @@ step may run twice: it returns what the first run has written.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from fl_core.errors import FedloomError
+from fl_core.artifacts.store import ObjectStore
+from fl_core.assembly import Assembly
+from fl_core.errors import FedloomError, StoreUnavailable
 from fl_core.rounds import charging, collection, plan, release
 from fl_core.rounds.documents import Collected, Outcome, RoundCharge, RoundPlan, SiteAnswer
 from tasks import reports
@@ -48,21 +50,36 @@ def collect_updates(
     progress = reports.RoundProgress(round_plan)
     progress.update(answers)
     while True:
-        for site in sorted(set(round_plan.cohort) - set(answers)):
-            answer = collection.examine_site(assembly, store, round_plan, site=site)
-            if answer is not None:
-                answers[site] = answer
-                logger.info("answer site=%s round=%d %s", site, round_plan.round, answer.status)
-                progress.update(answers)
-        frozen = collection.close_collection(
-            assembly, store, round_plan, answers=answers, now=datetime.now(UTC)
-        )
+        try:
+            new = _new_answers(assembly, store, round_plan, known=answers)
+            answers |= new
+            frozen = collection.close_collection(
+                assembly, store, round_plan, answers=answers, now=datetime.now(UTC)
+            )
+        except StoreUnavailable as error:
+            # The round's deadline stands; the next look tries again.
+            logger.warning("store away round=%d: %s", round_plan.round, error)
+            new, frozen = {}, None
+        for site, answer in new.items():
+            logger.info("answer site=%s round=%d %s", site, round_plan.round, answer.status)
+        if new:
+            progress.update(answers)
         if frozen is not None:
             return frozen
         if time.monotonic() - checked_at > KEEP_ALIVE_S:
             _try(keep_alive)
             checked_at = time.monotonic()
         time.sleep(POLL_S)
+
+
+def _new_answers(
+    assembly: Assembly, store: ObjectStore, round_plan: RoundPlan, *, known: Mapping[str, object]
+) -> dict[str, SiteAnswer]:
+    found = {
+        site: collection.examine_site(assembly, store, round_plan, site=site)
+        for site in sorted(set(round_plan.cohort) - set(known))
+    }
+    return {site: answer for site, answer in found.items() if answer is not None}
 
 
 @task(name="charge-round", cache_policy=NO_CACHE, persist_result=False)

@@ -17,17 +17,17 @@ labels = [
   "Hydraulic System", "Bucket", "Engine", "Superstructure",
   "Hydraulic Cylinders", "Final Drive", "Other",
 ]
-max_tokens = 24
+max_tokens = 16
 
 [adapter]
-rule = "lora"                              # or "ffa_lora": A is one public constant
+rule = "ffa_lora"                          # or "lora": A is trained as well, with its own noise
 rank = 4
 alpha = 8
 targets = ["query", "value"]
 
 [training]                                 # public numbers, the same in every round
 local_steps = 8
-learning_rate = 4.0
+learning_rate = 5.0
 # The gradient sum is divided by this public number, never by the number of rows.
 batch_size = {{ site-a = 6.4, site-b = 51.2, site-c = 51.2, site-d = 102.4, site-e = 51.2 }}
 

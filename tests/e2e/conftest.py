@@ -67,6 +67,5 @@ def _make_sites(home: Path, folder: Path) -> None:
 
 def _enrol(federation: Federation) -> None:
     for site in SITES:
-        federation.fedloom(
-            "enrol", str(federation.site_home(site) / "enrol.json"), "--home", str(federation.home)
-        )
+        file = federation.site_home(site) / "enrol.json"
+        federation.fedloom("enrol", str(file), "--home", str(federation.home), "--yes")
