@@ -33,7 +33,7 @@ def prefect_page(browser: Browser, stack: Stack) -> None:
     ).json()
     page = browser.new_page(viewport=SIZE)
     page.goto(f"{stack.prefect_url}/runs/flow-run/{found[0]['id']}")
-    page.get_by_text("round-0006").first.wait_for(timeout=60_000)
+    page.get_by_text("Completed").first.wait_for(timeout=60_000)
     shot(page, "prefect.png")
     page.get_by_text("Artifacts", exact=True).first.click()
     page.get_by_text("rounds").first.wait_for(timeout=60_000)
