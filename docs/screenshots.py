@@ -35,9 +35,6 @@ def prefect_page(browser: Browser, stack: Stack) -> None:
     page.goto(f"{stack.prefect_url}/runs/flow-run/{found[0]['id']}")
     page.get_by_text("Completed").first.wait_for(timeout=60_000)
     shot(page, "prefect.png")
-    page.get_by_text("Artifacts", exact=True).first.click()
-    page.get_by_text("rounds").first.wait_for(timeout=60_000)
-    shot(page, "prefect-rounds.png")
 
 
 def mlflow_page(browser: Browser, stack: Stack) -> None:

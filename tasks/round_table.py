@@ -19,7 +19,7 @@ def round_row(status: RoundStatus) -> dict[str, str]:
         "outcome": "open" if outcome is None else outcome.status,
         "accuracy": _figure(None if scores is None else scores.accuracy, ".3f"),
         "macro F1": _figure(None if scores is None else scores.macro_f1, ".3f"),
-        "epsilon (worst site)": _figure(worst, ".2f"),
+        "worst epsilon": _figure(worst, ".2f"),
         "kB up": _figure(status.bytes_up / 1000, ".0f"),
         "kB down": _figure(status.bytes_down / 1000, ".0f"),
         "seconds": _figure(status.seconds, ".1f"),

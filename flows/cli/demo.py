@@ -167,12 +167,16 @@ def _baselines(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _caption(together: float | None, found: Mapping[str, "Baseline"]) -> str:
-    ahead = [n for n, scores in found.items() if together is None or scores.accuracy >= together]
+    sites = [n for n in found if n != POOLED]
+    ahead = [n for n in sites if together is None or found[n].accuracy >= together]
     if not ahead:
-        return "same campaign settings and noise; one run each"
+        return (
+            "same campaign settings and noise, one run each; every site gains. "
+            "Pooled rows need one share of noise only, which no site here can have"
+        )
     return (
-        f"no gain over {', '.join(ahead)}: every site adds noise of its own, so five unequal "
-        "sites train little better than the largest, and pooled rows need one share of noise only"
+        f"same campaign settings and noise, one run each; no gain over {', '.join(ahead)}: every "
+        "site adds noise of its own, so unequal sites train little better than the largest"
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+from rich import box
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -88,9 +89,10 @@ def budgets_table(status: CampaignStatus) -> Table:
 
 
 def _table(rows: Sequence[Mapping[str, str]], *, title: str, left: Container[str]) -> Table:
-    table = Table(title=title)
+    # Narrow enough for 80 columns: words of a head may wrap, cells should not have to.
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for name in rows[0] if rows else ("nothing yet",):
-        table.add_column(name, justify="left" if name in left else "right")
+        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
     for row in rows:
         # Text, not markup: a reason or a name is shown as it is written.
         table.add_row(*(Text(cell) for cell in row.values()))

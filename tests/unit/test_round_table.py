@@ -58,7 +58,7 @@ def test_closed_round_shows_figures_and_who_was_left_out():
         "outcome": "released",
         "accuracy": "0.876",
         "macro F1": "-",
-        "epsilon (worst site)": "4.26",
+        "worst epsilon": "4.26",
         "kB up": "2",
         "kB down": "30",
         "seconds": "12.3",
