@@ -167,6 +167,8 @@ def _baselines(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _caption(together: float | None, found: Mapping[str, "Baseline"]) -> str:
+    from flows.baselines import POOLED
+
     sites = [n for n in found if n != POOLED]
     ahead = [n for n in sites if together is None or found[n].accuracy >= together]
     if not ahead:
