@@ -33,7 +33,5 @@ def test_held_out_loss_falls_over_two_rounds_of_two_sites():
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     first, second = (r["evaluation"]["loss"] for r in document["rounds"])
-    # The untrained model is at about 4 nats per answer token on these twelve pairs.
-    assert first < 4
     assert second < 0.9 * first
     assert [r["outcome"]["contributors"] for r in document["rounds"]] == [["site-a", "site-b"]] * 2
