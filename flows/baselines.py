@@ -13,19 +13,24 @@ from pathlib import Path
 
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.loading import read_campaign
+from flows.demo_data import DECLARED
 
 POOLED = "pooled"
+# Chosen like the campaign's own, on the public validation rows.
+LEARNING_RATE = 5.0
 CAMPAIGN_FILE = Path(__file__).with_name("demo_campaign.toml")
 
 
 def baseline_campaign(campaign: Campaign, name: str) -> Campaign:
     """Return the campaign with one site only: a site of it, or ``pooled`` for all rows in one.
 
-    The guarantee, steps and rates stay; the public divisor is the site's, or the sum of all.
+    The guarantee, steps and rates stay. The public divisor becomes what suits the rows at hand,
+    the sampling rate of the declared size, and the learning rate that of a run without others.
     """
-    sizes = {site: campaign.training.divisor(site) for site in campaign.sites}
-    divisor = sum(sizes.values()) if name == POOLED else sizes[name]
-    training = campaign.training.model_copy(update={"batch_size": {name: divisor}})
+    size = sum(DECLARED.values()) if name == POOLED else DECLARED[name]
+    rate = 1.0 if campaign.privacy.record is None else campaign.privacy.record.sampling_rate
+    changed = {"batch_size": rate * size, "learning_rate": LEARNING_RATE}
+    training = campaign.training.model_copy(update=changed)
     changes = {"id": f"{campaign.id}-{name}", "sites": (name,), "training": training}
     return Campaign.model_validate(campaign.model_copy(update=changes).model_dump())
 

@@ -19,7 +19,7 @@ from fl_core.campaign.loading import read_campaign
 from fl_core.errors import ServerFailed
 from fl_core.privacy.policy_documents import Series
 from flows.baselines import CAMPAIGN_FILE, POOLED
-from flows.demo_data import write_demo
+from flows.demo_data import DECLARED, write_demo
 from flows.local_stack import Stack, add_site
 from flows.local_workers import environment
 
@@ -54,8 +54,7 @@ def make_sites(stack: Stack) -> None:
         stack = add_site(stack, site)
         if site in made_sites(stack.home):
             continue
-        # The public size is stated by its owner; the campaign's batch_size is a tenth of it.
-        declared = round(campaign.training.divisor(site) / SERIES.sampling_rate)
+        declared = DECLARED[site]
         policy = policy_text(epsilon=EPSILON, delta=DELTA, series=SERIES)
         make_local_site(stack, LocalSite(site, Path(data.sites[site].name), policy, declared))
 

@@ -10,6 +10,7 @@ sites = ["site-a", "site-b", "site-c", "site-d", "site-e"]
 max_rounds = 4                             # the guarantee is computed for so many rounds
 gate = "work-orders"                       # expectation suite that every site runs on its rows
 evaluation = {{ holdout = "excavators" }}    # public rows at the coordinator
+weights = "declared"                       # by the sizes that sites declared, or "uniform"
 
 [task]
 kind = "classification"                    # or "causal_lm" with `text` and `target` columns
@@ -27,9 +28,9 @@ targets = ["query", "value"]
 
 [training]                                 # public numbers, the same in every round
 local_steps = 8
-learning_rate = 5.0
+learning_rate = 7.0
 # The gradient sum is divided by this public number, never by the number of rows.
-batch_size = {{ site-a = 6.4, site-b = 51.2, site-c = 51.2, site-d = 102.4, site-e = 51.2 }}
+batch_size = 102.4                         # or one per site: {{ site-a = 6.4, site-b = 51.2, ... }}
 
 [privacy.record]                           # every record is protected, also from the coordinator
 epsilon = 8.0                              # for the whole campaign, all rounds together
