@@ -89,10 +89,14 @@ def budgets_table(status: CampaignStatus) -> Table:
 
 
 def _table(rows: Sequence[Mapping[str, str]], *, title: str, left: Container[str]) -> Table:
-    # Narrow enough for 80 columns: words of a head may wrap, cells should not have to.
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    # Narrow enough for 80 columns: a head is broken between its words, a figure never.
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in rows[0] if rows else ("nothing yet",):
-        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+        table.add_column(
+            name.replace(" ", "\n"),
+            justify="left" if name in left else "right",
+            no_wrap=name != "sites",
+        )
     for row in rows:
         # Text, not markup: a reason or a name is shown as it is written.
         table.add_row(*(Text(cell) for cell in row.values()))
