@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -167,8 +168,13 @@ def main() -> None:
     parser.add_argument("--sites", type=int, nargs="+", default=[2, 5])
     parser.add_argument("--rounds", type=int, default=20)
     chosen = parser.parse_args()
+    if len(chosen.sites) == 1:
+        print(json.dumps(measure(chosen.sites[0], chosen.rounds)), flush=True)
+        return
     for n_sites in chosen.sites:
-        print(json.dumps(measure(n_sites, chosen.rounds)), flush=True)
+        # A process of its own: Prefect reads the address of its server once.
+        command = [sys.executable, "-m", "benchmarks.round_overhead", "--sites", str(n_sites)]
+        subprocess.run([*command, "--rounds", str(chosen.rounds)], check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":
