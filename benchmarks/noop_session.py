@@ -6,7 +6,6 @@ return at once, and nothing imports torch.
 
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.documents import write_document
 from fl_core.assembly import Assembly
 from fl_core.rounds.plan import read_assembly, read_outcome
-from fl_core.rounds.site_round import SiteWork
+from fl_core.rounds.site import SiteWork
 from fl_core.updates.records import Evaluation, GateReport
-from fl_core.updates.update import Array
+from fl_core.updates.work import Exchange, Trained
 
 HOME = "FEDLOOM_SITE_HOME"
 
@@ -33,9 +32,9 @@ class NoOpWork:
     def gate(self) -> GateReport:
         return GateReport(suite_sha256=str(self.assembly.campaign.gate.sha256), passed=True)
 
-    def train(self, base: Mapping[str, bytes]) -> dict[str, Array]:
-        del base
-        return {n: np.zeros(s, dtype=np.float32) for n, s in self.assembly.shapes.items()}
+    def train(self, exchange: Exchange) -> Trained:
+        shapes = self.assembly.shapes(exchange.round_number)
+        return Trained(delta={n: np.zeros(s, dtype=np.float32) for n, s in shapes.items()})
 
 
 @flow(name="site-session", flow_run_name="{site}", persist_result=False)

@@ -4,7 +4,7 @@ This is the only place that knows all registries. Whatever cannot keep its promi
 refused here, before any site is asked.
 """
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 
 from fl_core.adapters.peft_layout import tensor_shapes
@@ -16,7 +16,7 @@ from fl_core.codecs.codec import CODECS, Codec
 from fl_core.cohorts.selection import SELECTIONS, Selection
 from fl_core.errors import IncompatibleParts
 from fl_core.privacy.forecast import require_campaign_budget
-from fl_core.privacy.mechanism import MECHANISMS, NoisePlan
+from fl_core.privacy.mechanism import MECHANISMS, NoisePlan, NoiseSetting
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class Assembly:
         aggregator: How updates are combined.
         codec: How updates are encoded.
         selection: Who is asked.
-        noise: Noise and event of one round; None under NoPrivacy.
-        shapes: Shape of every tensor of an update by name.
+        noise: Noise and event of one round for a unit of a site's rows; None without RecordDp.
+        client_noise: The same for a site's whole data; None without ClientDp.
     """
 
     campaign: Campaign
@@ -39,7 +39,12 @@ class Assembly:
     codec: Codec
     selection: Selection
     noise: NoisePlan | None
-    shapes: Mapping[str, tuple[int, ...]]
+    client_noise: NoisePlan | None
+
+    def shapes(self, round_number: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every tensor of a round's updates by name."""
+        campaign = self.campaign
+        return tensor_shapes(campaign.adapter, campaign.task, round_number=round_number)
 
 
 def assemble(campaign: Campaign) -> Assembly:
@@ -59,7 +64,7 @@ def assemble(campaign: Campaign) -> Assembly:
         codec=parts.codec,
         selection=parts.selection,
         noise=noise_plan(campaign),
-        shapes=tensor_shapes(campaign.adapter, campaign.task, trainable_only=True),
+        client_noise=client_noise_plan(campaign),
     )
 
 
@@ -99,30 +104,64 @@ def noise_plan(campaign: Campaign) -> NoisePlan | None:
     if record is None:
         return None
     mechanism = MECHANISMS.build(ComponentSpec(kind=record.mechanism))
-    plan = mechanism.plan(record, steps=campaign.training.local_steps)
+    plan = mechanism.plan(record, noise_setting(campaign))
     require_campaign_budget(campaign)
     return plan
+
+
+def client_noise_plan(campaign: Campaign) -> NoisePlan | None:
+    """Build the noise of one round for whole sites; None without ClientDp."""
+    client = campaign.privacy.client
+    if client is None:
+        return None
+    mechanism = MECHANISMS.build(ComponentSpec(kind=client.mechanism))
+    return mechanism.plan(client, noise_setting(campaign))
+
+
+def noise_setting(campaign: Campaign) -> NoiseSetting:
+    """Return what mechanisms must know of a locked campaign."""
+    # RoLoRA's rounds differ in size: the larger one counts.
+    sizes = [
+        sum(math.prod(shape) for shape in shapes.values())
+        for shapes in (
+            tensor_shapes(campaign.adapter, campaign.task, round_number=number) for number in (1, 2)
+        )
+    ]
+    return NoiseSetting(
+        steps=campaign.training.local_steps, sites=len(campaign.sites), dimension=max(sizes)
+    )
 
 
 def site_weights(campaign: Campaign, roster: Roster) -> dict[str, float]:
     """Return the public weight of every enrolled site of the campaign.
 
     Raises:
-        IncompatibleParts: Weights are ``declared`` and a site declared no size.
+        IncompatibleParts: Weights follow declared sizes and a site declared none.
     """
     weights: dict[str, float] = {}
     for site in campaign.sites:
         entry = roster.entry(site)
         if entry is None:
             continue
-        if campaign.weights == "declared" and entry.declared_examples is None:
+        if campaign.weights != "uniform" and entry.declared_examples is None:
             raise IncompatibleParts(
-                f"weights are 'declared' and site {site!r} declared no size; "
+                f"weights are {campaign.weights!r} and site {site!r} declared no size; "
                 'enrol it with declared_examples, or use weights = "uniform"'
             )
-        declared = campaign.weights == "declared"
-        weights[site] = float(entry.declared_examples or 1) if declared else 1.0
+        weights[site] = _weight(campaign, site, entry.declared_examples or 1)
     return weights
+
+
+def _weight(campaign: Campaign, site: str, declared: int) -> float:
+    # The sum of a site's gradients grows with its size n, and is divided by its public divisor B:
+    # signal ~ n / B, noise ~ 1 / B. The best linear combination weighs signal over variance, n B.
+    match campaign.weights:
+        case "uniform":
+            return 1.0
+        case "declared":
+            return float(declared)
+        case "noise_aware":
+            return declared * campaign.training.divisor(site)
 
 
 def _require_sites_fit(campaign: Campaign) -> None:

@@ -12,7 +12,8 @@ One class per decision a caller can make. ``retryable`` is the only thing a retr
     │  ├─ PolicyRefused         the site's own policy does not allow what is asked
     │  ├─ UnboundedSensitivity  noise was asked for a quantity without a finite bound
     │  ├─ LedgerConflict        another process appended first (retryable)
-    │  └─ LedgerCorrupt         the chain, a signature or the order of a ledger does not hold
+    │  ├─ LedgerCorrupt         the chain, a signature or the order of a ledger does not hold
+    │  └─ WitnessUnavailable    no witness outside the coordinator has the ledger's head (retryable)
     ├─ UpdateRejected           ``reason`` says which check an update failed
     ├─ DataGateFailed           a set rule of the gate broke; names of rules only
     ├─ TrainingError
@@ -103,6 +104,13 @@ class LedgerCorrupt(PrivacyError):
     """The chain, a signature or the order of a ledger does not hold."""
 
     code = "ledger_corrupt"
+
+
+class WitnessUnavailable(PrivacyError):
+    """No witness that the coordinator does not run has the head of a ledger."""
+
+    code = "witness_unavailable"
+    retryable = True
 
 
 RejectReason = Literal[

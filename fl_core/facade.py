@@ -44,7 +44,7 @@ from fl_core.errors import (
     UpdateRejected,
 )
 from fl_core.privacy.accounting import epsilon as accounted_epsilon
-from fl_core.privacy.mechanism import MECHANISMS, NoisePlan
+from fl_core.privacy.mechanism import MECHANISMS, NoisePlan, NoiseSetting
 from fl_core.privacy.randomness import SecureStream, SeededStream
 from fl_core.training.examples import columns_of_examples, module_losses, public_probe
 from fl_core.training.steps import run_steps
@@ -316,7 +316,9 @@ class FedClient:
         if self.privacy is None:
             return None
         mechanism = MECHANISMS.build(ComponentSpec(kind=self.privacy.mechanism))
-        plan = mechanism.plan(self.privacy, steps=steps)
+        dimension = sum(parameter.numel() for parameter in _trained(self.model).values())
+        setting = NoiseSetting(steps=steps, sites=1, dimension=dimension)
+        plan = mechanism.plan(self.privacy, setting)
         after = accounted_epsilon([*self._events, plan.event], delta=self.privacy.delta)
         if after > self.privacy.epsilon:
             raise BudgetExhausted(

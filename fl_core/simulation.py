@@ -24,7 +24,7 @@ from fl_core.evaluation.evaluate import evaluate
 from fl_core.models.loading import LoadedBase
 from fl_core.models.peft_state import AdaptedModel, attach, load_state
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.policy_documents import Series, SitePolicy
+from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.privacy.randomness import NoiseStream, SecureStream, SeededStream
 from fl_core.rounds.adapters import read_state
 from fl_core.rounds.charging import charge_round
@@ -32,11 +32,12 @@ from fl_core.rounds.collection import close_collection, examine_site
 from fl_core.rounds.documents import Outcome, RoundPlan
 from fl_core.rounds.plan import open_campaign, open_round
 from fl_core.rounds.release import release_round, skip_round
-from fl_core.rounds.site_round import Site, client_round
+from fl_core.rounds.site import Site
+from fl_core.rounds.site_round import client_round
 from fl_core.rounds.status import RoundStatus, next_round, round_status
 from fl_core.training.site_work import ModelWork
 from fl_core.updates.outbox import Outbox
-from fl_core.updates.records import GateReport
+from fl_core.updates.records import GateReport, Series
 from fl_core.updates.signing import generate_key, public_hex
 
 LABEL = "simulation, no guarantee"

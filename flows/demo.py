@@ -17,7 +17,7 @@ from pathlib import Path
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.loading import read_campaign
 from fl_core.errors import ServerFailed
-from fl_core.privacy.policy_documents import Series
+from fl_core.updates.records import Series
 from flows.baselines import CAMPAIGN_FILE, POOLED
 from flows.demo_data import DECLARED, write_demo
 from flows.local_stack import Stack, add_site

@@ -16,7 +16,8 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.errors import FedloomError, RoundError
 from fl_core.rounds.documents import RoundPlan
-from fl_core.rounds.site_round import Site, SiteWork, client_round, decline_round, require_own_plan
+from fl_core.rounds.site import Site, SiteWork
+from fl_core.rounds.site_round import client_round, decline_round, require_own_plan
 from fl_core.updates.outbox import exclusive
 from tasks.site_config import SiteConfig, SiteHome, open_site
 

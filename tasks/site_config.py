@@ -21,7 +21,7 @@ from fl_core.errors import CampaignError
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.policy import read_policy
 from fl_core.privacy.policy_documents import SitePolicy
-from fl_core.rounds.site_round import Site
+from fl_core.rounds.site import Site
 from fl_core.updates.outbox import Outbox
 from fl_core.updates.signing import read_key
 from tasks.settings import Settings

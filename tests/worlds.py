@@ -16,12 +16,13 @@ from fl_core.assembly import Assembly
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.roster import RosterEntry, enrol
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.policy_documents import Series, SitePolicy
+from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.rounds.plan import open_campaign
-from fl_core.rounds.site_round import Site
+from fl_core.rounds.site import Site
 from fl_core.updates.outbox import Outbox
-from fl_core.updates.records import GateReport
+from fl_core.updates.records import GateReport, Series
 from fl_core.updates.signing import generate_key, public_hex
+from fl_core.updates.work import Exchange, Trained
 
 SUITE = "5" * 64
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -79,15 +80,16 @@ class FakeWork:
     def gate(self) -> GateReport:
         return self.report
 
-    def train(self, base: Mapping[str, bytes]) -> dict[str, np.ndarray]:  # noqa: ARG002
+    def train(self, exchange: Exchange) -> Trained:  # noqa: ARG002
         self.trainings += 1
         self.on_train()
         if self.fails_with is not None:
             raise self.fails_with
-        return {
+        delta = {
             name: self.rng.normal(size=shape).astype(np.float32)
             for name, shape in sorted(self.shapes.items())
         }
+        return Trained(delta=delta)
 
 
 @dataclass
@@ -136,7 +138,7 @@ def world_of(campaign: Campaign, **policy_changes: object) -> World:
         ledgers[name], outboxes[name] = MemoryStore(), MemoryStore()
         Ledger.create(ledgers[name], dataset=policy.dataset, unit=policy.unit, key=key, now=NOW)
         sites[name] = open_site(name, key, policy, ledgers[name], outboxes[name])
-        works[name] = FakeWork(assembly.shapes, rng=np.random.default_rng(len(works)))
+        works[name] = FakeWork(assembly.shapes(1), rng=np.random.default_rng(len(works)))
     return World(assembly, store, sites, works, ledgers, outboxes)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fl_core.adapters.pair import HEAD, LORA_A, LORA_B, LoraPair, LoraState
+from fl_core.adapters.rules import is_trained
 from fl_core.artifacts.content_hash import files_sha256
 from fl_core.artifacts.documents import sha256_hex
 from fl_core.artifacts.keys import ADAPTER_CONFIG, ADAPTER_FILE, HEAD_FILE
@@ -32,14 +33,15 @@ Files = dict[str, bytes]
 
 
 def tensor_shapes(
-    spec: AdapterSpec, task: TaskSpec, *, trainable_only: bool = False
+    spec: AdapterSpec, task: TaskSpec, *, round_number: int | None = None
 ) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor of an adapter by its name in LoraState, sorted.
 
     Args:
         spec: A locked adapter; A is ``(rank, d_in)``, B ``(d_out, rank)``.
         task: Classification adds ``head.weight`` ``(n_labels, head_inputs)`` and ``head.bias``.
-        trainable_only: Leave out what ``ffa_lora`` freezes; these are the tensors of an update.
+        round_number: Leave out what this round freezes; the rest are the tensors of its updates.
+            None: all tensors.
 
     Raises:
         CampaignError: The adapter is not locked.
@@ -51,8 +53,7 @@ def tensor_shapes(
         )
     shapes: dict[str, tuple[int, ...]] = {}
     for module, (d_out, d_in) in spec.modules.items():
-        if not (trainable_only and spec.rule == "ffa_lora"):
-            shapes[module + LORA_A] = (spec.rank, d_in)
+        shapes[module + LORA_A] = (spec.rank, d_in)
         shapes[module + LORA_B] = (d_out, spec.rank)
     if task.kind == "classification":
         if spec.head_inputs is None:
@@ -62,20 +63,24 @@ def tensor_shapes(
             )
         shapes[HEAD + "weight"] = (len(task.labels), spec.head_inputs)
         shapes[HEAD + "bias"] = (len(task.labels),)
-    return dict(sorted(shapes.items()))
+    return {
+        name: shape
+        for name, shape in sorted(shapes.items())
+        if round_number is None or is_trained(name, spec, round_number=round_number)
+    }
 
 
 def initial_state(spec: AdapterSpec, task: TaskSpec) -> LoraState:
     """Return the adapter before the first round: B and the head are zero, A is public and random.
 
-    ``lora`` draws A like peft, uniform in +-1/sqrt(d_in) (Kaiming with a = sqrt(5)). ``ffa_lora``
-    never trains A, so its rows get unit expected length, uniform in +-sqrt(3/d_in): then
+    ``lora`` draws A like peft, uniform in +-1/sqrt(d_in) (Kaiming with a = sqrt(5)). Rules that
+    train B with A frozen give A's rows unit expected length, uniform in +-sqrt(3/d_in): then
     ``|A x|`` is the length of a random projection of x and the gradient of B is not starved beside
     the head's under one clip norm. Draws come from ``init_seed`` in sorted module order.
     """
     shapes = tensor_shapes(spec, task)
     rng = np.random.default_rng(spec.init_seed)
-    spread = 3.0 if spec.rule == "ffa_lora" else 1.0
+    spread = 1.0 if spec.rule == "lora" else 3.0
     tensors: dict[str, Array] = {}
     for name, shape in shapes.items():
         if name.endswith(LORA_A):

@@ -35,7 +35,8 @@ class Campaign(Document):
         sites: Names of all sites that may take part.
         max_rounds: Rounds that the guarantee is calibrated to; more is a new campaign.
         privacy: No default: every campaign states it.
-        weights: ``uniform``, or ``declared`` sizes of the roster.
+        weights: ``uniform``; ``declared`` sizes of the roster; or ``noise_aware``: declared size
+            times the site's public divisor, which gives little weight to what is mostly noise.
         gate: Expectation suite that every site runs on its rows.
     """
 
@@ -53,7 +54,7 @@ class Campaign(Document):
     ]
     cohort: CohortRule = CohortRule()
     aggregation: Component = ComponentSpec(kind="mean")
-    weights: Literal["uniform", "declared"] = "uniform"
+    weights: Literal["uniform", "declared", "noise_aware"] = "uniform"
     codec: Component = ComponentSpec(kind="float32")
     gate: Named
     evaluation: EvaluationSpec
@@ -78,7 +79,7 @@ class Campaign(Document):
     @property
     def unlocked_fields(self) -> list[str]:
         """Fields that only locking can fill and that are still empty."""
-        record = self.privacy.record
+        record, client = self.privacy.record, self.privacy.client
         unlocked = {
             "base_model.sha256": self.base_model.sha256 is None,
             "gate.sha256": self.gate.sha256 is None,
@@ -89,6 +90,9 @@ class Campaign(Document):
             ),
             "privacy.record.noise_multiplier": (
                 record is not None and record.noise_multiplier is None
+            ),
+            "privacy.client.noise_multiplier": (
+                client is not None and client.noise_multiplier is None
             ),
         }
         return [name for name, is_open in unlocked.items() if is_open]

@@ -83,7 +83,9 @@ class AdapterSpec(Document):
 
     Attributes:
         rule: ``lora`` trains A and B; ``ffa_lora`` freezes A to the same public tensors at every
-            site and trains B (Sun et al. 2024), so that the mean of products is exact.
+            site and trains B (Sun et al. 2024), so that the mean of products is exact; ``rolora``
+            trains B in odd and A in even rounds, the other frozen (Chen et al. 2024); ``head``
+            trains the head alone and leaves the pairs at zero.
         rank: Rank r of every pair.
         alpha: The weight change is ``alpha / rank * B @ A``.
         targets: Last parts of the names of the linear modules that get a pair.
@@ -92,7 +94,7 @@ class AdapterSpec(Document):
         head_inputs: Width that the head reads; None before locking and for a causal LM.
     """
 
-    rule: Literal["lora", "ffa_lora"] = "lora"
+    rule: Literal["lora", "ffa_lora", "rolora", "head"] = "lora"
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
     alpha: Positive = 16.0
     targets: tuple[str, ...]
@@ -132,11 +134,21 @@ class CohortRule(Document):
         quorum: Smallest number of accepted updates, also once fewer sites can be asked; None means
             more than half of those asked.
         deadline_s: Seconds from the plan to the deadline.
+        upload_after_s: Seconds from the plan to the uploads of all sites, so that the time of an
+            upload says nothing about rows (SOUNDNESS, rule 19); None uploads when ready.
     """
 
     selection: Component = ComponentSpec(kind="everyone")
     quorum: Count | None = None
     deadline_s: Positive = 600.0
+    upload_after_s: Positive | None = None
+
+    @model_validator(mode="after")
+    def _uploads_before_deadline(self) -> Self:
+        if self.upload_after_s is not None and self.upload_after_s >= self.deadline_s:
+            msg = "upload_after_s must lie before deadline_s, with time left for the upload itself"
+            raise ValueError(msg)
+        return self
 
 
 class EvaluationSpec(Document):

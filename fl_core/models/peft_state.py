@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fl_core.adapters.pair import HEAD, LORA_A, LORA_B, LoraState
 from fl_core.adapters.peft_layout import state_from_tensors
+from fl_core.adapters.rules import is_trained
 from fl_core.artifacts.keys import HEAD_FILE
 from fl_core.campaign.specs import AdapterSpec, TaskSpec
 from fl_core.errors import AdapterMismatch
@@ -65,14 +66,15 @@ class AdaptedModel(nn.Module):  # type: ignore[misc]  # torch is Any to mypy her
         return dict(sorted(named.items()))
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the tensors that training changes; ``ffa_lora`` leaves the A tensors out."""
+        """Return the tensors that training changes in the round that was last opened."""
         return {n: p for n, p in self.adapter_parameters().items() if p.requires_grad}
 
 
 def attach(base: LoadedBase, spec: AdapterSpec, task: TaskSpec, state: LoraState) -> AdaptedModel:
     """Put an adapter on a base model.
 
-    Attach once per session and call ``load_state`` in every round. The base is not changed.
+    Attach once per session; in every round call ``open_for_round`` and ``load_state``. The base is
+    not changed.
 
     Raises:
         AdapterMismatch: The base model has not the modules of ``spec``, or ``state`` does not
@@ -98,11 +100,16 @@ def attach(base: LoadedBase, spec: AdapterSpec, task: TaskSpec, state: LoraState
             f"peft adapted {len(found)} modules, the campaign names {len(spec.modules or {})}; "
             "lock the campaign again with this base model"
         )
-    for name, parameter in model.adapter_parameters().items():
-        is_frozen = spec.rule == "ffa_lora" and name.endswith(LORA_A)
-        parameter.requires_grad_(requires_grad=not is_frozen)
+    open_for_round(model, 1)
     load_state(model, state)
     return model
+
+
+def open_for_round(model: AdaptedModel, round_number: int) -> None:
+    """Let gradients reach the tensors that a round trains, and no others."""
+    for name, parameter in model.adapter_parameters().items():
+        trained = is_trained(name, model.spec, round_number=round_number)
+        parameter.requires_grad_(requires_grad=trained)
 
 
 def read_state(model: AdaptedModel) -> LoraState:

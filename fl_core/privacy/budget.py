@@ -21,8 +21,8 @@ from fl_core.privacy.accounting import (
     rdp_epsilon_at_order,
 )
 from fl_core.privacy.events import merged
-from fl_core.privacy.policy_documents import SitePolicy, Terms
-from fl_core.updates.records import EventRecord, NonPrivateEvent
+from fl_core.privacy.policy_documents import SitePolicy
+from fl_core.updates.records import EventRecord, NonPrivateEvent, Terms
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,51 +1,62 @@
 """DP-SGD: noise on every step's sum of clipped gradients, with Poisson batches.
 
-The plan covers one round at one site. Noise is ``noise_multiplier x clip_norm`` on the *sum*: the
-division by the public batch size comes after it and is post-processing.
+The plan covers one round at one site. Noise is ``noise_multiplier x sensitivity`` on the *sum*: the
+division by the public batch size comes after it and is post-processing. One unit is drawn at most
+once per step, with all its rows, and its gradient is clipped as one.
 
-Source: Abadi et al. 2016, Algorithm 1.
+Source: Abadi et al. 2016, Algorithm 1; Andrew et al. 2021, section 3 for a moving clip norm.
 """
 
+from typing import ClassVar, Literal
+
 from fl_core.campaign.components import Part
-from fl_core.campaign.guarantees import RecordDp
+from fl_core.campaign.guarantees import ClientDp, GroupBounds, RecordDp
 from fl_core.errors import IncompatibleParts
+from fl_core.privacy.clipping import adaptive_clip_noise
 from fl_core.privacy.events import dpsgd_event
-from fl_core.privacy.mechanism import MECHANISMS, NoisePlan
+from fl_core.privacy.mechanism import MECHANISMS, NoisePlan, NoiseSetting, stated_multiplier
 
 
 @MECHANISMS.register("dpsgd")
 class DpSgd(Part):
-    """Gaussian noise on clipped gradient sums, one row per unit."""
+    """Gaussian noise on sums of clipped gradients, one per unit."""
 
-    def plan(self, guarantee: RecordDp, *, steps: int) -> NoisePlan:
-        """Return noise and event of one round of ``steps`` local steps.
+    protects: ClassVar[Literal["record", "client"]] = "record"
 
-        Protects one row of one site, under add/remove of that row, against everybody who sees what
-        leaves the site. The sensitivity of the sum is clip_norm: one row is drawn at most once per
-        step and its gradient has at most that norm.
+    def plan(self, guarantee: RecordDp | ClientDp, setting: NoiseSetting) -> NoisePlan:
+        """Return noise and event of one round of ``setting.steps`` local steps.
+
+        Protects one unit of one site, under add/remove of that unit, against everybody who sees
+        what leaves the site. The sensitivity of the sum is the clip norm, or with one bound per
+        group the root of the sum of their squares.
 
         Raises:
-            IncompatibleParts: Another unit than the row, or a noise multiplier still open.
+            IncompatibleParts: No RecordDp, a noise multiplier still open, or a count noise that
+                would cost more than the step.
         """
-        if guarantee.unit != "row" or guarantee.max_rows_per_unit != 1:
+        if not isinstance(guarantee, RecordDp):
             raise IncompatibleParts(
-                f"mechanism 'dpsgd' protects unit 'row' with one row each, not {guarantee.unit!r} "
-                f'with {guarantee.max_rows_per_unit}; use unit = "row"'
+                "mechanism 'dpsgd' protects records, not clients; name it under privacy.record"
             )
-        if guarantee.noise_multiplier is None:
-            raise IncompatibleParts(
-                "privacy.record.noise_multiplier is open; lock the campaign to calibrate it"
+        charged = stated_multiplier(guarantee, field="privacy.record")
+        own, bound, adaptive = charged, guarantee.sensitivity, guarantee.adaptive_clip
+        if adaptive is not None:
+            own = adaptive_clip_noise(
+                noise_multiplier_total=charged, clipped_count_stddev=adaptive.count_stddev
             )
+        clip = guarantee.clip_norm
         return NoisePlan(
             stage="gradient",
-            clip_norm=guarantee.clip_norm,
-            assumed_sensitivity=guarantee.clip_norm,
-            noise_stddev=guarantee.noise_multiplier * guarantee.clip_norm,
+            clip_norm=bound,
+            group_bounds=clip if isinstance(clip, GroupBounds) else None,
+            adaptive_clip=adaptive,
+            assumed_sensitivity=bound,
+            noise_stddev=own * bound,
             sampling_rate=guarantee.sampling_rate,
-            steps=steps,
+            steps=setting.steps,
             event=dpsgd_event(
-                noise_multiplier=guarantee.noise_multiplier,
+                noise_multiplier=charged,
                 sampling_rate=guarantee.sampling_rate,
-                steps=steps,
+                steps=setting.steps,
             ),
         )

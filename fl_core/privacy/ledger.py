@@ -18,8 +18,7 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.errors import LedgerConflict, LedgerCorrupt, PolicyRefused
 from fl_core.privacy.budget import Spend
 from fl_core.privacy.ledger_entries import NO_ENTRY, Chain, LedgerEntry, read_ledger
-from fl_core.privacy.policy_documents import Terms
-from fl_core.updates.records import EventRecord
+from fl_core.updates.records import EventRecord, Terms
 from fl_core.updates.signing import public_hex, sign
 
 # Every loss means that another writer succeeded; so many in a row means something else is wrong.

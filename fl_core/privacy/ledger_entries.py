@@ -17,8 +17,7 @@ from fl_core.artifacts.documents import Document, from_bytes, sha256_hex
 from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.specs import Count, Name, Sha256
 from fl_core.errors import LedgerCorrupt, ObjectCorrupt
-from fl_core.privacy.policy_documents import Terms
-from fl_core.updates.records import EventRecord
+from fl_core.updates.records import EventRecord, Terms
 from fl_core.updates.signing import verify_signature
 
 NO_ENTRY = "0" * 64

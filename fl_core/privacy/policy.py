@@ -20,8 +20,9 @@ from fl_core.campaign.guarantees import RecordDp
 from fl_core.campaign.specs import Sha256
 from fl_core.errors import CampaignError, ObjectCorrupt, PolicyRefused
 from fl_core.privacy.budget import Spend, require_allowed_without_guarantee, spend, verdict
-from fl_core.privacy.policy_documents import ANY, Approval, Series, SitePolicy, Terms
+from fl_core.privacy.policy_documents import ANY, Approval, SitePolicy
 from fl_core.privacy.policy_template import POLICY_TEMPLATE
+from fl_core.updates.records import Series, Terms
 
 __all__ = [
     "POLICY_TEMPLATE",

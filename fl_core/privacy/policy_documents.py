@@ -10,10 +10,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AwareDatetime, BeforeValidator, Field, model_validator
 
 from fl_core.artifacts.documents import Document
-from fl_core.campaign.guarantees import Delta, Positive
+from fl_core.campaign.guarantees import ROW, Delta, Unit
 from fl_core.campaign.specs import Count, Name, Sha256
-from fl_core.privacy.events import dpsgd_event
-from fl_core.updates.records import LARGEST_EPSILON, EventRecord
+from fl_core.updates.records import LARGEST_EPSILON, Series, Terms
 
 ANY = "*"
 
@@ -25,39 +24,12 @@ def _listed(value: object) -> object:
 Allowed = Annotated[tuple[Sha256 | Literal["*"], ...], BeforeValidator(_listed)]
 
 
-class Series(Document):
-    """Equal steps that campaigns may draw from, approved before the first of them.
-
-    Attributes:
-        noise_multiplier: Noise stddev / clip_norm of every step.
-        sampling_rate: Poisson probability of every step.
-        max_steps: Steps of all campaigns together.
-    """
-
-    noise_multiplier: Positive
-    sampling_rate: Annotated[float, Field(gt=0, le=1)]
-    max_steps: Count
-
-    def event(self, steps: int) -> EventRecord:
-        """Return the event of ``steps`` steps."""
-        return dpsgd_event(
-            noise_multiplier=self.noise_multiplier, sampling_rate=self.sampling_rate, steps=steps
-        )
-
-
-class Terms(Document):
-    """What must not change once a ledger is charged: the RDP order and the series."""
-
-    rdp_order: Annotated[float, Field(gt=1)]
-    series: Series | None = None
-
-
 class SitePolicy(Document):
     """What a site allows on one dataset; written by the site only.
 
     Attributes:
         dataset: Opaque id of the protected data; all campaigns on it share one ledger.
-        unit: Unit of protection; ``row``.
+        unit: Unit of protection: ``row``, or a column that names a person.
         max_rows_per_unit: Rows of one unit that may take part.
         adjacency: Neighbouring relation; add or remove one unit.
         epsilon: Limit over all campaigns.
@@ -72,7 +44,7 @@ class SitePolicy(Document):
     """
 
     dataset: Name
-    unit: str = "row"
+    unit: Unit = ROW
     max_rows_per_unit: Count = 1
     adjacency: Literal["add_remove"] = "add_remove"
     epsilon: Annotated[float, Field(gt=0, le=LARGEST_EPSILON)]

@@ -1,6 +1,6 @@
 """The policy that `fedloom site init` writes, with every option explained."""
 
-from fl_core.privacy.policy_documents import Series
+from fl_core.updates.records import Series
 
 POLICY_TEMPLATE = """\
 # What this site allows on one dataset. Only people at the site change this file; fedloom reads it

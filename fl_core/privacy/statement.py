@@ -129,9 +129,9 @@ def _noise(campaign: Campaign, record: RecordDp) -> Noise:
     multiplier = record.noise_multiplier or 0.0
     return Noise(
         mechanism=record.mechanism,
-        clip_norm=record.clip_norm,
+        clip_norm=record.sensitivity,
         noise_multiplier=multiplier,
-        noise_stddev=multiplier * record.clip_norm,
+        noise_stddev=multiplier * record.sensitivity,
         sampling_rate=record.sampling_rate,
         steps_per_round=campaign.training.local_steps,
     )

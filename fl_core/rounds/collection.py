@@ -44,7 +44,8 @@ def expected_of(assembly: Assembly, plan: RoundPlan, *, site: str, roster: Roste
     entry = roster.entry(site)
     if entry is None:
         raise UpdateRejected("site", f"site {site!r} is not in roster {plan.roster_version}")
-    values = sum(_size(shape) for shape in assembly.shapes.values())
+    shapes = assembly.shapes(plan.round)
+    values = sum(_size(shape) for shape in shapes.values())
     return Expected(
         campaign_digest=assembly.digest,
         round=plan.round,
@@ -52,7 +53,7 @@ def expected_of(assembly: Assembly, plan: RoundPlan, *, site: str, roster: Roste
         site=site,
         public_key=entry.signing_key,
         codec=assembly.campaign.codec.kind,
-        shapes=dict(assembly.shapes),
+        shapes=shapes,
         local_steps=assembly.campaign.training.local_steps,
         max_payload_bytes=_BYTES_PER_VALUE * values + _HEADER_BYTES,
         charge_event=None if assembly.noise is None else assembly.noise.event,

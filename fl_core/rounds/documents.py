@@ -28,6 +28,7 @@ class RoundPlan(Document):
         cohort: Sites that are asked, sorted.
         opened: When the plan was written, UTC.
         deadline: When the round goes on without the rest, UTC.
+        upload_at: When all sites upload, UTC; None when they are ready.
         code_version: fedloom at the coordinator.
     """
 
@@ -38,6 +39,7 @@ class RoundPlan(Document):
     cohort: Annotated[tuple[Name, ...], Field(min_length=1)]
     opened: AwareDatetime
     deadline: AwareDatetime
+    upload_at: AwareDatetime | None = None
     code_version: str
 
 
@@ -80,10 +82,19 @@ class Collected(Document):
 
 
 class RoundCharge(Document):
-    """The charges that pay for a release, by site; empty under NoPrivacy."""
+    """The charges that pay for a release.
+
+    Attributes:
+        round: From 1.
+        sites: What each accepted site charged for one unit of its rows; empty under NoPrivacy.
+        clients: What each charged for its whole data, under local ClientDp.
+        federation: What the coordinator charged on the federation's ledger, under central ClientDp.
+    """
 
     round: RoundNumber
     sites: dict[Name, Charge]
+    clients: dict[Name, Charge] = Field(default_factory=dict)
+    federation: Charge | None = None
 
 
 class Outcome(Document):

@@ -7,13 +7,11 @@ Training and the gate are handed in, so that this file needs neither torch nor g
 """
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Literal, Protocol
+from typing import Literal
 
 from fl_core.artifacts import keys
-from fl_core.artifacts.documents import document_sha256, sha256_hex, to_bytes
+from fl_core.artifacts.documents import document_sha256, to_bytes
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.errors import (
@@ -25,52 +23,18 @@ from fl_core.errors import (
     StoreError,
 )
 from fl_core.privacy.budget import verdict
-from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.ledger_entries import LedgerEntry
 from fl_core.privacy.policy import require_allowed
-from fl_core.privacy.policy_documents import SitePolicy
-from fl_core.privacy.statement import budget_statement
 from fl_core.rounds.adapters import read_adapter
 from fl_core.rounds.documents import RoundPlan
-from fl_core.updates.manifest import Declined, DeclineReason, UpdateManifest
-from fl_core.updates.outbox import Outbox
-from fl_core.updates.records import Charge, EventRecord, GateReport, NonPrivateEvent
-from fl_core.updates.signing import SigningKey, sign
-from fl_core.updates.update import Array
+from fl_core.rounds.site import Site, SiteWork
+from fl_core.rounds.site_update import signed_files, upload_files
+from fl_core.updates.manifest import Declined, DeclineReason
+from fl_core.updates.records import EventRecord, NonPrivateEvent
+from fl_core.updates.signing import sign
+from fl_core.updates.work import Exchange
 
 log = logging.getLogger(__name__)
-
-
-class SiteWork(Protocol):
-    """What needs the site's rows: judged and trained on at the site, never sent."""
-
-    def gate(self) -> GateReport:
-        """Return the cached verdict on the site's rows."""
-
-    def train(self, base: Mapping[str, bytes]) -> dict[str, Array]:
-        """Train from the base adapter's files and return the delta by tensor name.
-
-        The result is checked by reloading it before it is returned.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What a site owns.
-
-    Attributes:
-        name: As campaigns and the roster use it.
-        key: Ed25519 private key; signs ledger entries and everything that leaves.
-        policy: What the site allows, written by the site only.
-        ledger: Ledger of the site's dataset.
-        outbox: What leaves goes in here first.
-    """
-
-    name: str
-    key: SigningKey
-    policy: SitePolicy
-    ledger: Ledger
-    outbox: Outbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +65,7 @@ def client_round(
         except _Refusal as refusal:
             return _decline(site, assembly, store, plan=plan, refusal=refusal)
     _note_commit(site, assembly, plan)
-    _upload(assembly, store, plan, site=site.name, files=committed)
+    upload_files(assembly, store, plan, site=site.name, files=committed)
     return SiteOutcome("uploaded")
 
 
@@ -145,8 +109,9 @@ def _make_update(
     except RoundClosed as error:
         raise _Refusal("no_update", (), str(error)) from error
     try:
-        delta = work.train(base)
-        files = _signed_files(site, assembly, plan, delta=delta, gate=gate, reserve=reserve)
+        trained = work.train(Exchange(round_number=plan.round, base=base))
+        delta = trained.delta
+        files = signed_files(site, assembly, plan, delta=delta, gate=gate, reserve=reserve)
         # Inside, because a draw that cannot be kept is a caught failure like any other: it ends
         # the exchange, and no second draw takes its place (SOUNDNESS, rule 11).
         return site.outbox.commit(prefix, files)
@@ -190,61 +155,6 @@ def _reserve(site: Site, assembly: Assembly, plan: RoundPlan, plan_sha256: str) 
         raise _Refusal("budget", (), str(error)) from error
     except PolicyRefused as error:
         raise _Refusal("policy", (), str(error)) from error
-
-
-def _signed_files(  # noqa: PLR0913  what a manifest signs, each from another step
-    site: Site,
-    assembly: Assembly,
-    plan: RoundPlan,
-    *,
-    delta: Mapping[str, Array],
-    gate: GateReport,
-    reserve: LedgerEntry,
-) -> dict[str, bytes]:
-    payload = assembly.codec.encode(delta)
-    event = None if assembly.noise is None else assembly.noise.event
-    manifest = UpdateManifest(
-        campaign_digest=assembly.digest,
-        round=plan.round,
-        site=site.name,
-        base_hash=plan.base_hash,
-        payload_sha256=sha256_hex(payload),
-        payload_bytes=len(payload),
-        codec=assembly.campaign.codec.kind,
-        shapes={name: tensor.shape for name, tensor in delta.items()},
-        local_steps=assembly.campaign.training.local_steps,
-        charge=None if event is None else Charge(event=event, ledger_seq=reserve.seq),
-        gate=gate,
-        code_version=version("fedloom"),
-    )
-    files = {keys.PAYLOAD: payload, keys.MANIFEST: to_bytes(sign(manifest, site.key))}
-    if event is not None:
-        statement = budget_statement(
-            site=site.name,
-            ledger=site.ledger,
-            policy=site.policy,
-            campaign_digest=assembly.digest,
-            round_number=plan.round,
-            event=event,
-            key=site.key,
-        )
-        files[keys.BUDGET] = to_bytes(statement)
-    return files
-
-
-def _upload(
-    assembly: Assembly,
-    store: ObjectStore,
-    plan: RoundPlan,
-    *,
-    site: str,
-    files: Mapping[str, bytes],
-) -> None:
-    # The manifest goes last: its presence tells the coordinator that the rest is there.
-    prefix = keys.update_prefix(assembly.campaign.id, plan.round, site)
-    for name in sorted(files, key=lambda name: (name == keys.MANIFEST, name)):
-        store.put_once(prefix + name, files[name])
-    log.info("update uploaded site=%s round=%d", site, plan.round)
 
 
 def _decline(

@@ -4,19 +4,19 @@ The same object serves a real site and a simulated one; only where rows, verdict
 come from differs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fl_core.adapters.peft_layout import from_files, to_files
 from fl_core.campaign.campaign import Campaign
 from fl_core.data.prompts import EncodedRows
 from fl_core.models.loading import LoadedBase
-from fl_core.models.peft_state import AdaptedModel, load_state
+from fl_core.models.peft_state import AdaptedModel, load_state, open_for_round
 from fl_core.privacy.mechanism import NoisePlan
 from fl_core.privacy.randomness import NoiseStream
 from fl_core.training.local_training import train_locally, verify_reload
 from fl_core.updates.records import GateReport
-from fl_core.updates.update import Array
+from fl_core.updates.work import Exchange, Trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,16 @@ class ModelWork:
         """Return the verdict on the site's rows."""
         return self.verdict()
 
-    def train(self, base: Mapping[str, bytes]) -> dict[str, Array]:
-        """Train from the base adapter's files and return the delta by tensor name.
+    def train(self, exchange: Exchange) -> Trained:
+        """Train from the exchange's base adapter.
 
         Raises:
             AdapterMismatch: The files do not fit, or the trained adapter does not reload as it is.
             LossNotFinite: Under NoPrivacy only.
         """
         spec, task = self.campaign.adapter, self.campaign.task
-        before = from_files(base, spec=spec, task=task)
+        before = from_files(exchange.base, spec=spec, task=task)
+        open_for_round(self.model, exchange.round_number)
         load_state(self.model, before)
         delta = train_locally(
             self.model,
@@ -69,4 +70,4 @@ class ModelWork:
         load_state(self.model, after)
         files = to_files(after, spec=spec, task=task, base_name=self.campaign.base_model.name)
         verify_reload(self.model, files, base=self.base, spec=spec, task=task)
-        return delta
+        return Trained(delta=delta)

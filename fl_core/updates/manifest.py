@@ -29,7 +29,8 @@ class UpdateManifest(Document):
         shapes: Shape of every tensor by name.
         local_steps: Optimizer steps taken.
         norm_bound: L2 bound of the update if one was enforced, else None.
-        charge: The site's charge under RecordDp; None under NoPrivacy.
+        charge: The site's charge for one unit of its rows; None where nothing is promised.
+        client_charge: The site's charge for its whole data under local ClientDp, else None.
         gate: Verdict on the site's rows.
         code_version: Version of fedloom at the site.
         signature: Ed25519 over the canonical JSON of the rest, hex; empty while unsigned.
@@ -46,6 +47,7 @@ class UpdateManifest(Document):
     local_steps: Annotated[int, Field(ge=0)]
     norm_bound: float | None = None
     charge: Charge | None = None
+    client_charge: Charge | None = None
     gate: GateReport
     code_version: Annotated[str, Field(max_length=100)]
     signature: Signature = ""

@@ -67,6 +67,33 @@ SelfComposedEvent.model_rebuild()
 ComposedEvent.model_rebuild()
 
 
+class Series(Document):
+    """Equal steps that campaigns may draw from, approved before the first of them.
+
+    Attributes:
+        noise_multiplier: Noise stddev / clip_norm of every step.
+        sampling_rate: Poisson probability of every step.
+        max_steps: Steps of all campaigns together.
+    """
+
+    noise_multiplier: Annotated[float, Field(gt=0)]
+    sampling_rate: Annotated[float, Field(gt=0, le=1)]
+    max_steps: Count
+
+    def event(self, steps: int) -> EventRecord:
+        """Return the event of ``steps`` steps, at least one."""
+        gaussian = GaussianEvent(noise_multiplier=self.noise_multiplier)
+        step = PoissonEvent(sampling_rate=self.sampling_rate, event=gaussian)
+        return SelfComposedEvent(event=step, count=steps)
+
+
+class Terms(Document):
+    """What must not change once a ledger is charged: the RDP order and the series."""
+
+    rdp_order: Annotated[float, Field(gt=1)]
+    series: Series | None = None
+
+
 class GateReport(Document):
     """All that may leave a site about the quality of its rows.
 
@@ -93,7 +120,33 @@ class Charge(Document):
     ledger_seq: SequenceNumber
 
 
-class BudgetStatement(Document):
+class Spending(Document):
+    """What a ledger amounts to and may still amount to, with all that is needed to check it.
+
+    Attributes:
+        epsilon: Spent over all campaigns on this dataset, at ``delta``.
+        epsilon_limit: Limit of the site's policy.
+        delta: The policy's delta.
+        accountant: ``pld`` where one approved series decides, else ``rdp`` (SOUNDNESS, rule 15).
+        rounds_left: Further rounds of this campaign that the policy still allows.
+        events: All that was charged, equal steps added up; epsilon follows from them.
+        terms: Under which it was decided.
+        ledger_seq: Highest entry that this covers.
+        ledger_head_sha256: Hash of that entry.
+    """
+
+    epsilon: Annotated[float, Field(ge=0, le=LARGEST_EPSILON)]
+    epsilon_limit: Annotated[float, Field(gt=0, le=LARGEST_EPSILON)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    accountant: Literal["pld", "rdp"]
+    rounds_left: Annotated[int, Field(ge=0, le=9999)]
+    events: Annotated[tuple[EventRecord, ...], Field(max_length=1000)] = ()
+    terms: Terms | None = None
+    ledger_seq: SequenceNumber
+    ledger_head_sha256: Sha256
+
+
+class BudgetStatement(Spending):
     """What a site says about its spent budget; signed, beside every manifest.
 
     Attributes:
@@ -102,13 +155,7 @@ class BudgetStatement(Document):
         round: Round the statement was written for.
         dataset: Opaque id of the protected data.
         unit: Unit of protection.
-        epsilon: Spent over all campaigns on this dataset, at ``delta``.
-        epsilon_limit: Limit of the site's policy.
-        delta: The policy's delta.
-        accountant: ``pld`` where one approved series decides, else ``rdp`` (SOUNDNESS, rule 15).
-        rounds_left: Further rounds of this campaign that the policy still allows.
-        ledger_seq: Highest entry that the statement covers.
-        ledger_head_sha256: Hash of that entry.
+        client: The same for the site's whole data, where its policy limits that (``[client]``).
         signature: Ed25519 over the canonical JSON of the rest, hex; empty while unsigned.
     """
 
@@ -116,14 +163,8 @@ class BudgetStatement(Document):
     campaign_digest: Sha256
     round: Count
     dataset: Name
-    unit: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,64}$")]
-    epsilon: Annotated[float, Field(ge=0, le=LARGEST_EPSILON)]
-    epsilon_limit: Annotated[float, Field(gt=0, le=LARGEST_EPSILON)]
-    delta: Annotated[float, Field(gt=0, lt=1)]
-    accountant: Literal["pld", "rdp"]
-    rounds_left: Annotated[int, Field(ge=0, le=9999)]
-    ledger_seq: SequenceNumber
-    ledger_head_sha256: Sha256
+    unit: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    client: Spending | None = None
     signature: str = ""
 
 

@@ -87,7 +87,7 @@ def test_rule_11_a_killed_training_is_tried_once_more_and_never_a_third_time():
     def die():
         raise Killed
 
-    world.works["a"] = FakeWork(world.assembly.shapes, on_train=die)
+    world.works["a"] = FakeWork(world.assembly.shapes(1), on_train=die)
     for _ in range(2):
         with pytest.raises(Killed):
             take_part(world, site, plan)

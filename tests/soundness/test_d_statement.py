@@ -4,6 +4,7 @@ A field that is added to a document that leaves a site fails here until somebody
 how it depends on rows and the statement lists it.
 """
 
+import dataclasses
 import inspect
 
 import pytest
@@ -12,7 +13,7 @@ from worlds import NO_PRIVACY, campaign_of
 from fl_core.assembly import assemble
 from fl_core.privacy.dpsgd import DpSgd
 from fl_core.privacy.events import dpsgd_event
-from fl_core.privacy.mechanism import NoisePlan
+from fl_core.privacy.mechanism import NoisePlan, NoiseSetting
 from fl_core.privacy.statement import privacy_statement, to_markdown
 from fl_core.rounds.documents import RoundPlan
 from fl_core.updates.manifest import Declined, UpdateManifest
@@ -39,6 +40,7 @@ LEAVES = {
         "local_steps": PUBLIC,
         "norm_bound": PUBLIC,
         "charge": LEDGER,
+        "client_charge": LEDGER,
         "gate": OUTSIDE,
         "code_version": NAMES,
         "signature": SIGNED,
@@ -64,6 +66,9 @@ LEAVES = {
         "delta": LEDGER,
         "accountant": LEDGER,
         "rounds_left": LEDGER,
+        "events": LEDGER,
+        "terms": LEDGER,
+        "client": LEDGER,
         "ledger_seq": LEDGER,
         "ledger_head_sha256": LEDGER,
         "signature": SIGNED,
@@ -128,7 +133,8 @@ def test_rule_17_without_guarantee_nothing_is_claimed():
 
 
 def test_rule_05_noise_and_event_are_made_of_the_campaigns_numbers_only():
-    assert list(inspect.signature(DpSgd.plan).parameters) == ["self", "guarantee", "steps"]
+    assert list(inspect.signature(DpSgd.plan).parameters) == ["self", "guarantee", "setting"]
+    assert [f.name for f in dataclasses.fields(NoiseSetting)] == ["steps", "sites", "dimension"]
     assert list(inspect.signature(dpsgd_event).parameters) == [
         "noise_multiplier",
         "sampling_rate",

@@ -17,7 +17,6 @@ CLIENT = {"epsilon": 8.0, "delta": 1e-5, "clip_norm": 1.0, "mechanism": "gaussia
         ({"privacy": {"client": CLIENT}}, r"privacy\.client is not available"),
         ({"privacy": {"record": RECORD, "client": CLIENT}}, r"privacy\.client is not available"),
         ({"privacy": {"record": RECORD | {"unit": "patient"}}}, "unit 'patient'"),
-        ({"privacy": {"record": RECORD | {"max_rows_per_unit": 2}}}, "max_rows_per_unit 2"),
         (
             {"training": {"local_steps": 8, "batch_size": {"a": 16}, "learning_rate": 0.1}},
             r"batch_size names other sites.*\(b, c\)",
@@ -28,7 +27,7 @@ CLIENT = {"epsilon": 8.0, "delta": 1e-5, "clip_norm": 1.0, "mechanism": "gaussia
             "quorum is 3 and at most 2 sites are asked",
         ),
     ],
-    ids=["client", "both", "unit", "rows per unit", "batch sizes", "quorum", "quorum of a draw"],
+    ids=["client", "both", "unit", "batch sizes", "quorum", "quorum of a draw"],
 )
 def test_parts_that_do_not_fit_are_refused(changes, said):
     with pytest.raises(IncompatibleParts, match=said):

@@ -74,7 +74,7 @@ def forge(world: World, site: str, number: int = 1, *, payload: bytes = b"", **c
 
 
 def full_of(world: World, value: float) -> bytes:
-    shapes = world.assembly.shapes.items()
+    shapes = world.assembly.shapes(1).items()
     return encode_tensors({name: np.full(shape, value, dtype=np.float32) for name, shape in shapes})
 
 

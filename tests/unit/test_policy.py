@@ -137,6 +137,13 @@ class Case:
 
 
 RECORD = campaign_of().privacy.record.model_dump()
+CLIENT = {
+    "epsilon": 8,
+    "delta": 1e-5,
+    "clip_norm": 1,
+    "mechanism": "gaussian",
+    "noise_multiplier": 1,
+}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +161,13 @@ RECORD = campaign_of().privacy.record.model_dump()
             {},
             {
                 "privacy": {
-                    "client": {"epsilon": 8, "delta": 1e-5, "clip_norm": 1, "mechanism": "x"}
+                    "client": {
+                        "epsilon": 8,
+                        "delta": 1e-5,
+                        "clip_norm": 1,
+                        "mechanism": "gaussian",
+                        "noise_multiplier": 1,
+                    }
                 }
             },
             "client",

@@ -6,7 +6,8 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.documents import read_document
 from fl_core.errors import RoundError
 from fl_core.rounds.plan import open_round
-from fl_core.rounds.site_round import Site, client_round
+from fl_core.rounds.site import Site
+from fl_core.rounds.site_round import client_round
 from fl_core.updates.manifest import Declined
 from tests.worlds import NO_PRIVACY, NOW, World, campaign_of, world_of
 

@@ -1,0 +1,43 @@
+"""What a site is to a round: its work on its rows, and what it owns."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.policy_documents import SitePolicy
+from fl_core.updates.outbox import Outbox
+from fl_core.updates.records import GateReport
+from fl_core.updates.signing import SigningKey
+from fl_core.updates.work import Exchange, Trained
+
+
+class SiteWork(Protocol):
+    """What needs the site's rows: judged and trained on at the site, never sent."""
+
+    def gate(self) -> GateReport:
+        """Return the cached verdict on the site's rows."""
+
+    def train(self, exchange: Exchange) -> Trained:
+        """Train from the exchange's base adapter.
+
+        The result is checked by reloading it before it is returned.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a site owns.
+
+    Attributes:
+        name: As campaigns and the roster use it.
+        key: Ed25519 private key; signs ledger entries and everything that leaves.
+        policy: What the site allows, written by the site only.
+        ledger: Ledger of the site's dataset.
+        outbox: What leaves goes in here first.
+    """
+
+    name: str
+    key: SigningKey
+    policy: SitePolicy
+    ledger: Ledger
+    outbox: Outbox
