@@ -92,7 +92,8 @@ def tiny_rows(task: TaskSpec, n: int, *, seed: int = 2) -> EncodedRows:
 
 def take(rows: EncodedRows, positions: Any) -> EncodedRows:
     """Return some rows, in that order."""
-    return EncodedRows(*(getattr(rows, f.name)[positions] for f in dataclasses.fields(rows)))
+    columns = {f.name: getattr(rows, f.name) for f in dataclasses.fields(rows)}
+    return EncodedRows(**{n: c if c is None else c[positions] for n, c in columns.items()})
 
 
 def noise_plan(

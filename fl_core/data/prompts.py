@@ -16,14 +16,14 @@ answer, as they will in generation; only the answer and the end token after it a
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fl_core.campaign.specs import TaskSpec
-from fl_core.data.rows import Mask, Rows, is_text, require_columns
+from fl_core.data.rows import Mask, Rows, is_filled, is_text, require_columns
 from fl_core.errors import CampaignError, ModelMismatch
 
 Ids = npt.NDArray[np.int64]
@@ -62,11 +62,14 @@ class EncodedRows:
         attention_mask: ``(n, T)``, 1 on tokens and 0 on padding.
         labels: ``(n,)`` class numbers, or ``(n, T)`` for a causal LM: the token itself at each
             place of the answer and -100 elsewhere, *not* shifted; the loss shifts.
+        units: ``(n,)`` number of the unit that each row belongs to, 0 to the number of units less
+            one, each with a row at least; None where every row is a unit of its own.
     """
 
     input_ids: Ids
     attention_mask: Ids
     labels: Ids
+    units: Ids | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -87,10 +90,10 @@ def usable_rows(rows: Rows, task: TaskSpec) -> Mask:
     labels = set(task.labels)
 
     def is_target(cell: object) -> bool:
-        return cell in labels if labels else _is_filled(cell)
+        return cell in labels if labels else is_filled(cell)
 
     usable = [
-        _is_filled(text) and is_text(target) and is_target(target)
+        is_filled(text) and is_text(target) and is_target(target)
         for text, target in zip(texts, targets, strict=True)
     ]
     return np.array(usable, dtype=np.bool_)
@@ -113,41 +116,57 @@ def require_usable(rows: Rows, task: TaskSpec) -> None:
         )
 
 
-def encode_rows(rows: Rows, task: TaskSpec, tokenizer: Tokenizer) -> EncodedRows:
+def encode_rows(
+    rows: Rows, task: TaskSpec, tokenizer: Tokenizer, *, units: Ids | None = None
+) -> EncodedRows:
     """Encode the usable rows, in order; the others are left out without a word.
 
     A text of more than ``max_tokens`` tokens is cut on the right. A causal LM's row is left out
     when the cut would leave no token of its answer, whose mean loss would be undefined.
 
+    Args:
+        rows: Rows as they were read.
+        task: Columns, labels and the public length.
+        tokenizer: Of the base model.
+        units: ``(n,)`` any number per row, equal within a unit (``units.unit_numbers``); the
+            result counts the units that are left from 0. None: every row is its own.
+
     Raises:
         CampaignError: A column of the task is not there.
         ModelMismatch: The tokenizer has no end token, which a causal LM needs.
     """
-    frame = rows.frame[usable_rows(rows, task)]
+    usable = usable_rows(rows, task)
+    frame = rows.frame[usable]
     texts, targets = frame[task.text].tolist(), frame[task.target].tolist()
     if task.kind == "classification":
-        return _encode_classes(texts, targets, task=task, tokenizer=tokenizer)
-    return _encode_answers(texts, targets, task=task, tokenizer=tokenizer)
+        encoded, kept = _encode_classes(texts, targets, task=task, tokenizer=tokenizer)
+    else:
+        encoded, kept = _encode_answers(texts, targets, task=task, tokenizer=tokenizer)
+    if units is None:
+        return encoded
+    # Counted anew: a unit all of whose rows were left out must not keep a number.
+    _, numbers = np.unique(units[usable][kept], return_inverse=True)
+    return replace(encoded, units=numbers.astype(np.int64))
 
 
 def _encode_classes(
     texts: list[str], targets: list[str], *, task: TaskSpec, tokenizer: Tokenizer
-) -> EncodedRows:
+) -> tuple[EncodedRows, list[int]]:
     numbers = {label: number for number, label in enumerate(task.labels)}
     found = _token_lists(tokenizer, texts, truncation=True, max_length=task.max_tokens)
-    kept = [
-        (ids, target)
-        for ids, target in zip(found, targets, strict=True)
+    kept = {
+        position: ids
+        for position, ids in enumerate(found)
         if ids is not None and len(ids) <= task.max_tokens
-    ]
-    input_ids, mask = _padded([ids for ids, _ in kept], task.max_tokens, _pad_id(tokenizer))
-    labels = np.array([numbers[target] for _, target in kept], dtype=np.int64)
-    return EncodedRows(input_ids=input_ids, attention_mask=mask, labels=labels)
+    }
+    input_ids, mask = _padded(list(kept.values()), task.max_tokens, _pad_id(tokenizer))
+    labels = np.array([numbers[targets[position]] for position in kept], dtype=np.int64)
+    return EncodedRows(input_ids=input_ids, attention_mask=mask, labels=labels), list(kept)
 
 
 def _encode_answers(
     prompts: list[str], answers: list[str], *, task: TaskSpec, tokenizer: Tokenizer
-) -> EncodedRows:
+) -> tuple[EncodedRows, list[int]]:
     end = tokenizer.eos_token_id
     if end is None:
         raise ModelMismatch(
@@ -159,16 +178,18 @@ def _encode_answers(
     answer_ids = _token_lists(tokenizer, answers, add_special_tokens=False)
     inputs: list[list[int]] = []
     labels: list[list[int]] = []
-    for question, answer in zip(question_ids, answer_ids, strict=True):
+    kept: list[int] = []
+    for position, (question, answer) in enumerate(zip(question_ids, answer_ids, strict=True)):
         if question is None or answer is None:
             continue
         head, tail = [*begin, *question], [*answer, end]
         if len(head) < task.max_tokens:
+            kept.append(position)
             inputs.append([*head, *tail][: task.max_tokens])
             labels.append([*([IGNORED] * len(head)), *tail][: task.max_tokens])
     input_ids, mask = _padded(inputs, task.max_tokens, _pad_id(tokenizer))
     label_ids, _ = _padded(labels, task.max_tokens, IGNORED)
-    return EncodedRows(input_ids=input_ids, attention_mask=mask, labels=label_ids)
+    return EncodedRows(input_ids=input_ids, attention_mask=mask, labels=label_ids), kept
 
 
 def _prompt_texts(prompts: list[str], tokenizer: Tokenizer) -> tuple[list[str | None], list[int]]:
@@ -228,7 +249,3 @@ def _pad_id(tokenizer: Tokenizer) -> int:
     # Padding is masked, so any valid id serves where the tokenizer names none.
     known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
     return next((token for token in known if token is not None), 0)
-
-
-def _is_filled(cell: object) -> bool:
-    return isinstance(cell, str) and is_text(cell) and bool(cell.strip())

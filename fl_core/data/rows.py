@@ -100,11 +100,30 @@ def dataset_version(rows: Rows) -> str:
     return digest.hexdigest()
 
 
+def row_bytes(rows: Rows) -> list[bytes]:
+    """Return the content of each row as bytes that no other content has, by column name.
+
+    Equal bytes mean equal cells; neither position nor any other row has a part in them.
+    """
+    names = sorted(rows.frame.columns, key=str)
+    columns = [rows.frame[name].tolist() for name in names]
+    heads = [_cell_bytes(str(name)) for name in names]
+    return [
+        b"".join(head + _cell_bytes(cell) for head, cell in zip(heads, cells, strict=True))
+        for cells in zip(*columns, strict=True)
+    ]
+
+
 def is_missing(cell: object) -> bool:
     """Say whether a cell holds nothing: None, NaN or pandas' NA; an empty text is not missing."""
     if cell is None or cell is pd.NA or cell is pd.NaT:
         return True
     return isinstance(cell, float) and math.isnan(cell)
+
+
+def is_filled(cell: object) -> bool:
+    """Say whether a cell is such a text, and not a blank one."""
+    return isinstance(cell, str) and is_text(cell) and bool(cell.strip())
 
 
 def is_text(cell: object) -> bool:
