@@ -8,7 +8,9 @@ Source: Sun et al. 2024 (FFA-LoRA), section 4; Chen et al. 2024 (RoLoRA), Algori
 """
 
 from fl_core.adapters.pair import HEAD, LORA_A
-from fl_core.campaign.specs import AdapterSpec
+from fl_core.campaign.guarantees import GroupBounds, RecordDp
+from fl_core.campaign.specs import AdapterSpec, TaskSpec
+from fl_core.errors import IncompatibleParts
 
 
 def is_trained(name: str, spec: AdapterSpec, *, round_number: int) -> bool:
@@ -31,3 +33,32 @@ def is_trained(name: str, spec: AdapterSpec, *, round_number: int) -> bool:
             return is_a == (round_number % 2 == 0)
         case "head":
             return False
+
+
+def require_rule_fits(spec: AdapterSpec, task: TaskSpec) -> None:
+    """Refuse a rule that leaves nothing to train.
+
+    Raises:
+        IncompatibleParts: ``head`` for a task without a head.
+    """
+    if spec.rule == "head" and task.kind != "classification":
+        raise IncompatibleParts(
+            f"adapter.rule 'head' trains the head alone, and task.kind {task.kind!r} has none; "
+            "use 'lora', 'ffa_lora' or 'rolora'"
+        )
+
+
+def require_bounds_fit(spec: AdapterSpec, task: TaskSpec, record: RecordDp | None) -> None:
+    """Refuse bounds for two groups of tensors where only one of them is trained.
+
+    Raises:
+        IncompatibleParts: ``clip_norm`` has a bound for pairs or a head that is not trained.
+    """
+    if record is None or not isinstance(record.clip_norm, GroupBounds):
+        return
+    missing = "head" if task.kind != "classification" else "pairs" if spec.rule == "head" else None
+    if missing is not None:
+        raise IncompatibleParts(
+            f"privacy.record.clip_norm has bounds for adapter and head, and no {missing} are "
+            "trained; give one number, since the noise would pay for both"
+        )
