@@ -125,24 +125,28 @@ def site_work(home: SiteHome, config: SiteConfig, assembly: Assembly) -> SiteWor
     """Return the site's work on its real rows with the real gate.
 
     Raises:
-        CampaignError: The rows or the suite cannot be read.
+        CampaignError: The rows, the suite or the key of units cannot be read.
         ModelMismatch: The base model is absent or another one.
     """
-    from fl_core.data.prompts import encode_rows
     from fl_core.data.rows import take_rows
+    from fl_core.data.units import encode_units, unit_of
     from fl_core.privacy.randomness import SecureStream
     from fl_core.training.site_work import ModelWork
     from tasks.row_gate import cached_gate, write_quarantine
     from tasks.site_rows import read_rows
     from tasks.suite_files import load_locked_suite
+    from tasks.unit_key import read_unit_key
 
     campaign = assembly.campaign
     base, model = warm_model(assembly, config)
     suite = load_locked_suite(campaign.gate, folder=config.suites)
     rows = read_rows(home.root / config.data)
-    verdict = cached_gate(rows, suite, task=campaign.task, store=home.store("gate"))
+    verdict = cached_gate(
+        rows, suite, task=campaign.task, store=home.store("gate"), unit=unit_of(campaign)
+    )
     write_quarantine(home.root / "quarantine", rows, verdict)
-    encoded = encode_rows(take_rows(rows, verdict.kept), campaign.task, base.tokenizer)
+    kept, key = take_rows(rows, verdict.kept), read_unit_key(home)
+    encoded = encode_units(kept, campaign, base.tokenizer, key=key)
     return ModelWork(
         campaign=campaign,
         site=config.site,

@@ -24,17 +24,21 @@ from fl_core.artifacts.documents import (
     write_document,
 )
 from fl_core.artifacts.store import ObjectStore
+from fl_core.campaign.guarantees import ROW
 from fl_core.campaign.specs import TaskSpec
 from fl_core.data.gates import (
     COLUMN_TYPES,
     REQUIRED_COLUMNS,
     TEXT_CELLS,
+    UNIT_ID,
     GateVerdict,
     RuleResult,
+    RuleSpec,
     judge,
     refuse,
 )
 from fl_core.data.rows import Mask, Positions, Rows, dataset_version, is_missing, is_text
+from fl_core.data.units import has_unit
 from fl_core.errors import ObjectMissing
 from fl_core.updates.records import GateReport
 from tasks.suite_files import Suite, required_columns, resolve_expectations
@@ -58,31 +62,50 @@ class StoredVerdict(Document):
     warnings: tuple[str, ...]
 
 
-def run_gate(rows: Rows, suite: Suite, *, task: TaskSpec) -> GateVerdict:
+class _UnitTask(Document):
+    """What a verdict was asked for, where rows need a unit as well."""
+
+    task: TaskSpec
+    unit: str
+
+
+def run_gate(rows: Rows, suite: Suite, *, task: TaskSpec, unit: str = ROW) -> GateVerdict:
     """Judge rows by a suite, whatever the rows look like; no row can make it raise.
+
+    Args:
+        rows: The rows.
+        suite: The suite.
+        task: Fills the suite's templates.
+        unit: ``row``, or the column of the campaign's unit: it is required then, and a row without
+            an id in it goes to quarantine by the rule ``unit_id`` (SOUNDNESS, rule 3).
 
     Raises:
         CampaignError: The suite does not fit the task; independent of the rows.
     """
     expectations = resolve_expectations(suite, task)
-    columns = list(required_columns(suite, task))
+    columns = list(required_columns(suite, task, unit=unit))
     if not set(columns) <= set(rows.frame.columns) or not rows.frame.columns.is_unique:
         return refuse([REQUIRED_COLUMNS], suite_sha256=suite.sha256)
     frame = rows.frame[columns]
     if not all(_may_hold_text(frame[name]) for name in columns):
         return refuse([COLUMN_TYPES], suite_sha256=suite.sha256)
     judged = np.flatnonzero(_rows_of_text(frame))
-    results = [_cells_result(len(rows), judged)]
+    rules, results = list(suite.rules), [_row_result(TEXT_CELLS, len(rows), judged)]
+    if unit != ROW:
+        rules.append(RuleSpec(UNIT_ID, "row", "critical"))
+        results.append(_row_result(UNIT_ID, len(rows), np.flatnonzero(has_unit(rows, unit))))
     if len(judged):
         from tasks.expectations import check_rows
 
-        checked = check_rows(frame.iloc[judged].reset_index(drop=True), expectations)
+        # A rule on all columns means the suite's own; the unit's is ours.
+        own = frame[list(required_columns(suite, task))]
+        checked = check_rows(own.iloc[judged].reset_index(drop=True), expectations)
         results += [_moved(result, judged) for result in checked]
     else:
         # On an empty table every row rule passes; the minimum of rows decides.
         results += [RuleResult(str(e["meta"]["rule"]), "passed") for e in expectations]
     return judge(
-        suite.rules,
+        rules,
         results,
         n_rows=len(rows),
         minimum_rows=suite.file.minimum_rows,
@@ -90,7 +113,9 @@ def run_gate(rows: Rows, suite: Suite, *, task: TaskSpec) -> GateVerdict:
     )
 
 
-def cached_gate(rows: Rows, suite: Suite, *, task: TaskSpec, store: ObjectStore) -> GateVerdict:
+def cached_gate(
+    rows: Rows, suite: Suite, *, task: TaskSpec, store: ObjectStore, unit: str = ROW
+) -> GateVerdict:
     """Return the verdict on these rows, judged the first time and read from ``store`` afterwards.
 
     Args:
@@ -98,16 +123,18 @@ def cached_gate(rows: Rows, suite: Suite, *, task: TaskSpec, store: ObjectStore)
         suite: The suite that the campaign froze.
         task: The campaign's task; it fills the suite's templates, so it is part of the key.
         store: The *site's own* store; the keys hold a fingerprint of the rows.
+        unit: As for ``run_gate``; part of the key as well.
 
     Raises:
         CampaignError: The suite does not fit the task.
         ObjectCorrupt: The stored verdict is not one.
     """
-    key = keys.gate_verdict(dataset_version(rows), suite.sha256, document_sha256(task))
+    asked = task if unit == ROW else _UnitTask(task=task, unit=unit)
+    key = keys.gate_verdict(dataset_version(rows), suite.sha256, document_sha256(asked))
     try:
         stored = read_document(store, key, StoredVerdict)
     except ObjectMissing:
-        stored = write_document(store, key, _to_stored(run_gate(rows, suite, task=task)))
+        stored = write_document(store, key, _to_stored(run_gate(rows, suite, task=task, unit=unit)))
         _log(suite, stored)
     return GateVerdict(
         report=stored.report,
@@ -156,9 +183,9 @@ def _rows_of_text(frame: pd.DataFrame) -> Mask:
     return good
 
 
-def _cells_result(n_rows: int, judged: Positions) -> RuleResult:
-    failing = tuple(sorted(set(range(n_rows)) - set(judged.tolist())))
-    return RuleResult(TEXT_CELLS, "failed" if failing else "passed", failing)
+def _row_result(name: str, n_rows: int, passing: Positions) -> RuleResult:
+    failing = tuple(sorted(set(range(n_rows)) - set(passing.tolist())))
+    return RuleResult(name, "failed" if failing else "passed", failing)
 
 
 def _moved(result: RuleResult, judged: Positions) -> RuleResult:

@@ -4,12 +4,15 @@ Rows come from files that are named on the command line, never from a site's fol
 a ledger is refused, because a simulation spends nothing and promises nothing (SOUNDNESS, rule 7).
 """
 
+import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from fl_core.campaign.campaign import Campaign
 from fl_core.data.prompts import encode_rows
 from fl_core.data.rows import require_rows, take_rows
+from fl_core.data.units import KEY_BYTES, encode_units, unit_of
 from fl_core.errors import CampaignError, DataGateFailed
 from fl_core.models.loading import load_base, resolve_base
 from fl_core.simulation import Setting, SimulatedSite
@@ -56,7 +59,7 @@ def setting_of(
     for name, path in data.items():
         rows = read_rows(path)
         require_rows(rows)
-        verdict = run_gate(rows, suite, task=locked.task)
+        verdict = run_gate(rows, suite, task=locked.task, unit=unit_of(locked))
         if not verdict.report.passed:
             raise DataGateFailed(
                 verdict.report.failed,
@@ -65,7 +68,7 @@ def setting_of(
             )
         kept = take_rows(rows, verdict.kept)
         sites[name] = SimulatedSite(
-            rows=encode_rows(kept, locked.task, base.tokenizer),
+            rows=encode_units(kept, locked, base.tokenizer, key=_unit_key(seed, name)),
             gate=verdict.report,
             declared_examples=rounded_size(len(kept)) if len(kept) else None,
         )
@@ -77,6 +80,13 @@ def setting_of(
         holdout=encode_rows(holdout, locked.task, base.tokenizer),
         seed=seed,
     )
+
+
+def _unit_key(seed: int | None, site: str) -> bytes:
+    # No secret is needed for rows that nobody protects, but a repeated run needs the same draw.
+    if seed is None:
+        return os.urandom(KEY_BYTES)
+    return hashlib.sha256(f"simulated unit key {seed} {site}".encode()).digest()
 
 
 def _require_no_ledger(path: Path) -> None:

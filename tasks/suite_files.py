@@ -28,6 +28,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from fl_core.artifacts.documents import Document, sha256_hex
 from fl_core.campaign.complaints import complaint_of
+from fl_core.campaign.guarantees import ROW
 from fl_core.campaign.specs import NamedContent, TaskSpec
 from fl_core.data.gates import BUILT_IN, TEXT_CELLS, RuleSpec, Scope, Severity
 from fl_core.errors import CampaignError, PolicyRefused
@@ -200,9 +201,16 @@ def load_locked_suite(gate: NamedContent, *, folder: Path | None = None) -> Suit
     return suite
 
 
-def required_columns(suite: Suite, task: TaskSpec) -> tuple[str, ...]:
-    """Return the columns that rows must have under a task, each once, in the suite's order."""
-    return tuple(dict.fromkeys(_resolved(list(suite.file.columns), _values(suite, task))))
+def required_columns(suite: Suite, task: TaskSpec, *, unit: str = ROW) -> tuple[str, ...]:
+    """Return the columns that rows must have, each once: the suite's in its order, then the unit's.
+
+    Args:
+        suite: The suite.
+        task: Fills its templates.
+        unit: ``row``, or the column of the campaign's unit, which no suite has to list.
+    """
+    columns = _resolved(list(suite.file.columns), _values(suite, task))
+    return tuple(dict.fromkeys([*columns, *([] if unit == ROW else [unit])]))
 
 
 def resolve_expectations(suite: Suite, task: TaskSpec) -> list[dict[str, Any]]:

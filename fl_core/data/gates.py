@@ -22,7 +22,8 @@ REQUIRED_COLUMNS = "required_columns"
 COLUMN_TYPES = "column_types"
 TEXT_CELLS = "text_cells"
 MINIMUM_ROWS = "minimum_rows"
-BUILT_IN = (REQUIRED_COLUMNS, COLUMN_TYPES, TEXT_CELLS, MINIMUM_ROWS)
+UNIT_ID = "unit_id"
+BUILT_IN = (REQUIRED_COLUMNS, COLUMN_TYPES, TEXT_CELLS, MINIMUM_ROWS, UNIT_ID)
 
 Scope = Literal["row", "set"]
 Severity = Literal["critical", "warning", "info"]
