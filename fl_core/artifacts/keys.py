@@ -19,6 +19,8 @@ BUDGET = "budget.json"
 MANIFEST = "manifest.json"
 
 _CAMPAIGN = re.compile(r"campaigns/([a-z0-9-]+)/campaign\.json")
+_SEQ = re.compile(r"([0-9]{6,9})\.json")
+_BUDGET = re.compile(r"campaigns/([a-z0-9-]+)/rounds/([0-9]{4})/updates/([a-z0-9-]+)/budget\.json")
 _OF_ROUND = re.compile(r"campaigns/[a-z0-9-]+/rounds/([0-9]{4})/[a-z]+\.json")
 
 
@@ -82,6 +84,12 @@ def budget(campaign_id: str, round_number: int, site: str) -> str:
     return update_prefix(campaign_id, round_number, site) + BUDGET
 
 
+def budget_of(key: str) -> tuple[str, int, str] | None:
+    """Return campaign, round and site whose BudgetStatement lies under ``key``, or None."""
+    match = _BUDGET.fullmatch(key)
+    return None if match is None else (match[1], int(match[2]), match[3])
+
+
 def manifest(campaign_id: str, round_number: int, site: str) -> str:
     """Return the key of a site's signed manifest; its presence means complete."""
     return update_prefix(campaign_id, round_number, site) + MANIFEST
@@ -135,6 +143,28 @@ def draft(text_sha256: str, name: str) -> str:
 def ledger_entry(seq: int) -> str:
     """Return the key of a ledger's entry inside the ledger's own store; seq counts from 1."""
     return f"{LEDGER}{seq:06d}.json"
+
+
+def witness(owner: str, dataset: str, unit: str) -> str:
+    """Return the prefix of one ledger's copies at a witness, with a trailing slash.
+
+    Args:
+        owner: Site whose ledger it is.
+        dataset: Opaque id of the protected data.
+        unit: Unit of protection.
+    """
+    return f"witness/{owner}/{dataset}/{unit}/"
+
+
+def witnessed_entry(prefix: str, seq: int) -> str:
+    """Return the key of one copy below a witness' prefix."""
+    return f"{prefix}{seq:06d}.json"
+
+
+def witnessed_seq(prefix: str, key: str) -> int | None:
+    """Return the sequence number that a copy's key names, or None if it names none."""
+    match = _SEQ.fullmatch(key.removeprefix(prefix))
+    return None if match is None else int(match[1])
 
 
 def approval(campaign_digest: str) -> str:

@@ -5,73 +5,17 @@ hand, and is made for a data-protection officer: what is protected, by how much,
 that leaves a site (a closed list: SOUNDNESS, rule 17), and as plainly what is not covered.
 """
 
-import math
 from collections.abc import Mapping
 
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.guarantees import RecordDp
-from fl_core.errors import PrivacyError
-from fl_core.privacy.budget import spend
-from fl_core.privacy.forecast import epsilon_after, rounds_left
-from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.policy_documents import SitePolicy
+from fl_core.privacy.forecast import epsilon_after
+from fl_core.privacy.stated_budget import Budget, budget_statement
 from fl_core.privacy.statement_documents import Claim, Leaving, Noise, PrivacyStatement, SiteSpend
 from fl_core.privacy.statement_text import to_markdown
-from fl_core.updates.records import BudgetStatement, EventRecord
-from fl_core.updates.signing import SigningKey, sign
+from fl_core.updates.records import BudgetStatement
 
-__all__ = ["PrivacyStatement", "budget_statement", "privacy_statement", "to_markdown"]
-
-
-def budget_statement(  # noqa: PLR0913  every one is a fact of the round that the caller holds
-    *,
-    site: str,
-    ledger: Ledger,
-    policy: SitePolicy,
-    campaign_digest: str,
-    round_number: int,
-    event: EventRecord,
-    key: SigningKey,
-) -> BudgetStatement:
-    """Return the site's signed statement about its budget, after a round was charged.
-
-    Speaks of all campaigns on the dataset, at the policy's own delta and unit.
-
-    Args:
-        site: Who states it.
-        ledger: The dataset's ledger, with the round's charge.
-        policy: The site's limits.
-        campaign_digest: Campaign that the statement is written for.
-        round_number: Its round.
-        event: What a round of that campaign charges.
-        key: The site's signing key.
-
-    Raises:
-        PrivacyError: There is no finite epsilon to state: a release without guarantee was charged.
-        LedgerCorrupt: The ledger does not hold.
-    """
-    chain = ledger.chain()
-    spent = spend(policy, chain.events())
-    if not math.isfinite(spent.epsilon):
-        raise PrivacyError(
-            f"dataset {policy.dataset!r} has no finite epsilon to state; "
-            "a release without guarantee was charged, or its series leaves no delta to RDP"
-        )
-    statement = BudgetStatement(
-        site=site,
-        campaign_digest=campaign_digest,
-        round=round_number,
-        dataset=policy.dataset,
-        unit=policy.unit,
-        epsilon=spent.epsilon,
-        epsilon_limit=policy.epsilon,
-        delta=policy.delta,
-        accountant=spent.accountant,
-        rounds_left=rounds_left(policy, chain.events(), event),
-        ledger_seq=chain.entries[-1].seq,
-        ledger_head_sha256=chain.head_sha256,
-    )
-    return sign(statement, key)
+__all__ = ["Budget", "PrivacyStatement", "budget_statement", "privacy_statement", "to_markdown"]
 
 
 def privacy_statement(

@@ -12,7 +12,7 @@ from fl_core.artifacts.documents import sha256_hex, to_bytes
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.privacy.ledger_entries import LedgerEntry
-from fl_core.privacy.statement import budget_statement
+from fl_core.privacy.stated_budget import Budget, budget_statement
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.site import Site
 from fl_core.updates.manifest import UpdateManifest
@@ -50,15 +50,13 @@ def signed_files(  # noqa: PLR0913  what a manifest signs, each from another ste
         code_version=version("fedloom"),
     )
     files = {keys.PAYLOAD: payload, keys.MANIFEST: to_bytes(sign(manifest, site.key))}
-    if event is not None:
+    if event is not None and site.policy.budget_statement == "stated":
         statement = budget_statement(
+            site.key,
             site=site.name,
-            ledger=site.ledger,
-            policy=site.policy,
             campaign_digest=assembly.digest,
             round_number=plan.round,
-            event=event,
-            key=site.key,
+            record=Budget(site.ledger, site.policy, event),
         )
         files[keys.BUDGET] = to_bytes(statement)
     return files

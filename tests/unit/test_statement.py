@@ -7,6 +7,7 @@ from fl_core.artifacts.documents import from_bytes, to_bytes
 from fl_core.errors import PrivacyError
 from fl_core.privacy.policy import verdict
 from fl_core.privacy.statement import (
+    Budget,
     PrivacyStatement,
     budget_statement,
     privacy_statement,
@@ -29,13 +30,11 @@ def budget_of(world, site, *, rounds):
             require=lambda events: verdict(own.policy, events, assembly.noise.event),
         )
     return budget_statement(
+        own.key,
         site=site,
-        ledger=own.ledger,
-        policy=own.policy,
         campaign_digest=assembly.digest,
         round_number=rounds,
-        event=assembly.noise.event,
-        key=own.key,
+        record=Budget(own.ledger, own.policy, assembly.noise.event),
     )
 
 
@@ -72,13 +71,11 @@ def test_budget_of_a_dataset_without_guarantee_cannot_be_stated():
 
     with pytest.raises(PrivacyError, match="no finite epsilon"):
         budget_statement(
+            site.key,
             site="b",
-            ledger=site.ledger,
-            policy=site.policy,
             campaign_digest=world.assembly.digest,
             round_number=1,
-            event=NonPrivateEvent(),
-            key=site.key,
+            record=Budget(site.ledger, site.policy, NonPrivateEvent()),
         )
 
 
@@ -139,13 +136,11 @@ def test_policy_of_another_delta_is_stated_as_the_site_set_it(world, budget):
     site = world.sites["a"]
 
     stated = budget_statement(
+        site.key,
         site="a",
-        ledger=site.ledger,
-        policy=strict,
         campaign_digest=world.assembly.digest,
         round_number=3,
-        event=world.assembly.noise.event,
-        key=site.key,
+        record=Budget(site.ledger, strict, world.assembly.noise.event),
     )
 
     assert stated.delta == 1e-6

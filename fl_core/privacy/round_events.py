@@ -1,0 +1,124 @@
+"""What one round of a campaign costs, and on whose ledger: known before anybody is asked.
+
+One campaign may draw on several budgets: one unit of a site's rows, a site's whole data, and the
+federation's clients. Each is charged its own event, made by the mechanism from the campaign's
+numbers, the same that the site builds for itself.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fl_core.campaign.campaign import Campaign
+from fl_core.campaign.components import ComponentSpec
+from fl_core.campaign.guarantees import ClientDp, RecordDp
+from fl_core.privacy.mechanism import MECHANISMS, NoisePlan, NoiseSetting
+from fl_core.privacy.policy_documents import SITE
+from fl_core.updates.records import EventRecord, GaussianEvent
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCost:
+    """What a round charges on one kind of budget.
+
+    Attributes:
+        level: ``record``, or ``client`` for whole sites.
+        charged_by: ``site``, or ``coordinator`` on the federation's ledger.
+        unit: Unit of the ledger; None where the campaign protects rows without naming their unit.
+        event: The round's event.
+        multiplier: Noise multiplier of the guarantee that pays.
+        epsilon_limit: The guarantee's own limit, for this campaign alone; None where the campaign
+            promises nothing at this level, though its rounds are charged there.
+        delta: The guarantee's delta.
+    """
+
+    level: Literal["record", "client"]
+    charged_by: Literal["site", "coordinator"]
+    unit: str | None
+    event: EventRecord
+    multiplier: float
+    epsilon_limit: float | None
+    delta: float
+
+
+def round_costs(campaign: Campaign) -> list[RoundCost]:
+    """Return every budget that one round draws on; empty under NoPrivacy.
+
+    Central ClientDp alone leaves sites' rows without protection against the coordinator, which is
+    charged as a release without guarantee and is no budget to plan.
+
+    Raises:
+        IncompatibleParts: The noise is still open.
+    """
+    record, client = campaign.privacy.record, campaign.privacy.client
+    costs = []
+    if record is not None:
+        plan = _noise(campaign, record)
+        costs.append(_record_cost(record, plan))
+    if client is not None:
+        plan = _noise(campaign, client)
+        is_local = plan.stage == "update"
+        if is_local and record is None:
+            costs.append(_row_cost_of_local(client))
+        costs.append(_client_cost(client, plan, charged_by="site" if is_local else "coordinator"))
+    return costs
+
+
+def with_multiplier(campaign: Campaign, cost: RoundCost, multiplier: float) -> RoundCost:
+    """Return the same cost if the guarantee that pays had another noise multiplier."""
+    privacy = campaign.privacy
+    guarantee = privacy.record if cost.level == "record" and privacy.record else privacy.client
+    if guarantee is None:
+        return cost
+    noised = guarantee.model_copy(update={"noise_multiplier": multiplier})
+    name = "record" if isinstance(guarantee, RecordDp) else "client"
+    other = campaign.model_copy(update={"privacy": privacy.model_copy(update={name: noised})})
+    own = (cost.level, cost.charged_by)
+    return next(c for c in round_costs(other) if (c.level, c.charged_by) == own)
+
+
+def _noise(campaign: Campaign, guarantee: RecordDp | ClientDp) -> NoisePlan:
+    setting = NoiseSetting(
+        steps=campaign.training.local_steps, sites=len(campaign.sites), dimension=1
+    )
+    mechanism = MECHANISMS.build(ComponentSpec(kind=guarantee.mechanism))
+    return mechanism.plan(guarantee, setting)
+
+
+def _record_cost(record: RecordDp, plan: NoisePlan) -> RoundCost:
+    return RoundCost(
+        level="record",
+        charged_by="site",
+        unit=record.unit,
+        event=plan.event,
+        multiplier=record.noise_multiplier or 0.0,
+        epsilon_limit=record.epsilon,
+        delta=record.delta,
+    )
+
+
+def _client_cost(
+    client: ClientDp, plan: NoisePlan, *, charged_by: Literal["site", "coordinator"]
+) -> RoundCost:
+    return RoundCost(
+        level="client",
+        charged_by=charged_by,
+        unit=SITE,
+        event=plan.event,
+        multiplier=client.noise_multiplier or 0.0,
+        epsilon_limit=client.epsilon,
+        delta=client.delta,
+    )
+
+
+def _row_cost_of_local(client: ClientDp) -> RoundCost:
+    # One row may turn a clipped update around: it moves by up to two clip norms, not one.
+    multiplier = client.noise_multiplier or 0.0
+    return RoundCost(
+        level="record",
+        charged_by="site",
+        unit=None,
+        event=GaussianEvent(noise_multiplier=multiplier / 2),
+        multiplier=multiplier,
+        epsilon_limit=None,
+        delta=client.delta,
+    )
