@@ -16,7 +16,7 @@ from fl_core.artifacts.memory import MemoryStore
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.campaign.campaign import Campaign
-from fl_core.campaign.guarantees import RecordDp
+from fl_core.campaign.guarantees import ROW, RecordDp
 from fl_core.campaign.roster import RosterEntry, enrol
 from fl_core.data.prompts import EncodedRows
 from fl_core.errors import TrainingError
@@ -26,6 +26,7 @@ from fl_core.models.peft_state import AdaptedModel, attach, load_state
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.privacy.randomness import NoiseStream, SecureStream, SeededStream
+from fl_core.privacy.witness import WitnessedStore
 from fl_core.rounds.adapters import read_state
 from fl_core.rounds.charging import charge_round
 from fl_core.rounds.collection import close_collection, examine_site
@@ -170,7 +171,14 @@ class _Runner:
         ledger = Ledger.create(
             MemoryStore(), dataset=policy.dataset, unit=policy.unit, key=key, now=_now()
         )
-        return Site(name=name, key=key, policy=policy, ledger=ledger, outbox=Outbox(MemoryStore()))
+        return Site(
+            name=name,
+            key=key,
+            policy=policy,
+            ledger=ledger,
+            outbox=Outbox(MemoryStore()),
+            witnesses=_witnesses(),
+        )
 
     def _work(self, name: str) -> ModelWork:
         simulated = self._setting.sites[name]
@@ -196,6 +204,8 @@ def _open_policy(campaign: Campaign, digest: str, *, dataset: str) -> SitePolicy
     record = campaign.privacy.record
     return SitePolicy(
         dataset=dataset,
+        unit=ROW if record is None else record.unit,
+        max_rows_per_unit=1 if record is None else record.max_rows_per_unit,
         epsilon=1.0 if record is None else record.epsilon,
         delta=1e-5 if record is None else record.delta,
         series=None if record is None else _whole_series(campaign, record),
@@ -204,6 +214,11 @@ def _open_policy(campaign: Campaign, digest: str, *, dataset: str) -> SitePolicy
         campaigns=(digest,),
         without_guarantee=record is None,
     )
+
+
+def _witnesses() -> tuple[WitnessedStore, ...]:
+    # They end with the simulation, as its ledgers do; the rounds ask for them all the same.
+    return tuple(WitnessedStore(f"memory-{n}", MemoryStore(), is_own=True) for n in (1, 2))
 
 
 def _whole_series(campaign: Campaign, record: RecordDp) -> Series | None:

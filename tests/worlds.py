@@ -16,7 +16,8 @@ from fl_core.assembly import Assembly
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.roster import RosterEntry, enrol
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.policy_documents import SitePolicy
+from fl_core.privacy.policy_documents import SITE, SitePolicy
+from fl_core.privacy.witness import WitnessedStore
 from fl_core.rounds.plan import open_campaign
 from fl_core.rounds.site import Site
 from fl_core.updates.outbox import Outbox
@@ -102,11 +103,14 @@ class World:
     works: dict[str, FakeWork]
     ledgers: dict[str, ObjectStore]
     outboxes: dict[str, ObjectStore]
+    witnesses: dict[str, tuple[WitnessedStore, ...]] = field(default_factory=dict)
+    client_ledgers: dict[str, ObjectStore] = field(default_factory=dict)
 
 
 def policy_of(campaign: Campaign, site: str, **changes: object) -> SitePolicy:
     """Return a policy that allows the campaign; ``changes`` replace fields."""
-    record = campaign.privacy.record
+    record, client = campaign.privacy.record, campaign.privacy.client
+    is_local = client is not None and client.mechanism == "local_gaussian"
     fields: dict[str, object] = {
         "dataset": f"data-{site}",
         "epsilon": 8.0,
@@ -121,7 +125,8 @@ def policy_of(campaign: Campaign, site: str, **changes: object) -> SitePolicy:
         "base_models": "*",
         "suites": "*",
         "campaigns": (campaign.digest,),
-        "without_guarantee": record is None,
+        "without_guarantee": record is None and not is_local,
+        "client": {"epsilon": client.epsilon, "delta": client.delta} if is_local else None,
     }
     return SitePolicy.model_validate(fields | changes)
 
@@ -130,21 +135,45 @@ def world_of(campaign: Campaign, **policy_changes: object) -> World:
     """Freeze a campaign in memory, enrol its sites, and open a ledger at each."""
     store = MemoryStore()
     assembly = open_campaign(store, campaign)
-    sites, works, ledgers, outboxes = {}, {}, {}, {}
+    sites, works, ledgers, outboxes, witnesses = {}, {}, {}, {}, {}
+    client_ledgers = {}
     for name in campaign.sites:
         key = generate_key()
         enrol(store, RosterEntry(site=name, signing_key=public_hex(key), since=NOW))
         policy = policy_of(campaign, name, **policy_changes)
         ledgers[name], outboxes[name] = MemoryStore(), MemoryStore()
         Ledger.create(ledgers[name], dataset=policy.dataset, unit=policy.unit, key=key, now=NOW)
-        sites[name] = open_site(name, key, policy, ledgers[name], outboxes[name])
+        witnesses[name] = (
+            WitnessedStore("coordinator", store, is_own=False),
+            WitnessedStore("disk", MemoryStore(), is_own=True),
+        )
+        own: dict[str, object] = {"witnesses": witnesses[name]}
+        if policy.client is not None:
+            client_ledgers[name] = own["client_ledger_store"] = MemoryStore()
+            Ledger.create(client_ledgers[name], dataset=policy.dataset, unit=SITE, key=key, now=NOW)
+        sites[name] = open_site(name, key, policy, ledgers[name], outboxes[name], **own)
         works[name] = FakeWork(assembly.shapes(1), rng=np.random.default_rng(len(works)))
-    return World(assembly, store, sites, works, ledgers, outboxes)
+    return World(assembly, store, sites, works, ledgers, outboxes, witnesses, client_ledgers)
 
 
-def open_site(name, key, policy, ledger_store, outbox_store) -> Site:
-    """Return a site over the given stores, as a process that has just started would."""
-    ledger = Ledger(
-        ledger_store, dataset=policy.dataset, unit=policy.unit, key=key, clock=lambda: NOW
+def open_site(
+    name, key, policy, ledger_store, outbox_store, *, witnesses=(), client_ledger_store=None
+) -> Site:
+    """Return a site over the given stores, as a process that has just started would.
+
+    Without ``witnesses`` it has new ones, which know nothing of an earlier ledger.
+    """
+    fresh = tuple(WitnessedStore(f"fresh-{n}", MemoryStore(), is_own=True) for n in (1, 2))
+
+    def opened(store, unit):
+        return Ledger(store, dataset=policy.dataset, unit=unit, key=key, clock=lambda: NOW)
+
+    return Site(
+        name=name,
+        key=key,
+        policy=policy,
+        ledger=opened(ledger_store, policy.unit),
+        outbox=Outbox(outbox_store),
+        witnesses=witnesses or fresh,
+        client_ledger=None if client_ledger_store is None else opened(client_ledger_store, SITE),
     )
-    return Site(name=name, key=key, policy=policy, ledger=ledger, outbox=Outbox(outbox_store))

@@ -51,6 +51,11 @@ class Ledger:
         self.dataset = dataset
         self.unit = unit
 
+    @property
+    def public_key(self) -> str:
+        """The key that signs the entries, hex."""
+        return public_hex(self._key)
+
     @classmethod
     def create(
         cls, store: ObjectStore, *, dataset: str, unit: str, key: Ed25519PrivateKey, now: datetime

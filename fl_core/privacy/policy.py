@@ -16,10 +16,12 @@ from fl_core.artifacts.documents import from_bytes, write_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.complaints import complaint_of
-from fl_core.campaign.guarantees import RecordDp
+from fl_core.campaign.components import ComponentSpec
+from fl_core.campaign.guarantees import ClientDp, RecordDp
 from fl_core.campaign.specs import Sha256
 from fl_core.errors import CampaignError, ObjectCorrupt, PolicyRefused
 from fl_core.privacy.budget import Spend, require_allowed_without_guarantee, spend, verdict
+from fl_core.privacy.mechanism import MECHANISMS, NoiseSetting
 from fl_core.privacy.policy_documents import ANY, Approval, SitePolicy
 from fl_core.privacy.policy_template import POLICY_TEMPLATE
 from fl_core.updates.records import Series, Terms
@@ -127,12 +129,43 @@ def require_allowed(policy: SitePolicy, campaign: Campaign) -> None:
                 f"policy field {field!r} does not hold {content.name!r} with hash "
                 f"{str(content.sha256)[:16]}...; add the hash if the site agrees"
             )
-    if campaign.privacy.client is not None:
-        raise PolicyRefused("policy knows records only and the campaign has privacy.client")
-    if campaign.privacy.record is None:
+    local = _is_noised_at_sites(campaign.privacy.client)
+    _require_client_limit(policy, campaign, is_local=local)
+    record = campaign.privacy.record
+    if record is not None:
+        _require_as_strong(policy, record)
+    elif not local:
         require_allowed_without_guarantee(policy)
-    else:
-        _require_as_strong(policy, campaign.privacy.record)
+
+
+def _is_noised_at_sites(client: ClientDp | None) -> bool:
+    if client is None:
+        return False
+    mechanism = MECHANISMS.build(ComponentSpec(kind=client.mechanism))
+    # Which stage a mechanism noises does not depend on the sizes.
+    return mechanism.plan(client, NoiseSetting(steps=1, sites=1, dimension=1)).stage != "release"
+
+
+def _require_client_limit(policy: SitePolicy, campaign: Campaign, *, is_local: bool) -> None:
+    client = campaign.privacy.client
+    if policy.client is None:
+        if is_local:
+            raise PolicyRefused(
+                "policy has no [client] section and the campaign protects whole sites by their own "
+                "noise; state the site's epsilon and delta in [client] to take part"
+            )
+        return
+    if client is None or not is_local:
+        raise PolicyRefused(
+            "policy section [client] limits what leaves about the site's whole data, and the "
+            "campaign adds no noise for that at the site; only privacy.client with "
+            'mechanism "local_gaussian" does'
+        )
+    if client.delta > policy.client.delta:
+        raise PolicyRefused(
+            f"policy field 'client.delta' is {policy.client.delta:g} and the campaign states "
+            f"{client.delta:g}; a larger delta makes any epsilon cheap, use one no larger"
+        )
 
 
 def _require_as_strong(policy: SitePolicy, record: RecordDp) -> None:

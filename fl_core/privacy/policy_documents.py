@@ -1,13 +1,16 @@
-"""What a site allows, as documents: the policy, its series, its terms, its approvals.
+"""What a site allows, as documents: the policy, its series, its terms, witnesses, approvals.
 
 Whoever chooses delta or the unit passes any cap on epsilon, so the site states all of them itself
-and evaluates its whole ledger at its own numbers (SOUNDNESS, rule 10).
+and evaluates its whole ledger at its own numbers (SOUNDNESS, rule 10). A snapshot rolls ledger and
+outbox back together and nothing inside the site shows it, so the policy also names who keeps
+copies of the ledger's entries: its witnesses (rule 14).
 """
 
 import math
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BeforeValidator, Field, model_validator
+from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints, model_validator
 
 from fl_core.artifacts.documents import Document
 from fl_core.campaign.guarantees import ROW, Delta, Unit
@@ -22,6 +25,92 @@ def _listed(value: object) -> object:
 
 
 Allowed = Annotated[tuple[Sha256 | Literal["*"], ...], BeforeValidator(_listed)]
+
+
+SITE = "site"
+"""The unit of a ledger that counts a site's whole data as one."""
+
+
+class CoordinatorWitness(Document):
+    """The campaign's store, which the coordinator runs."""
+
+    kind: Literal["coordinator"] = "coordinator"
+
+    @property
+    def is_own(self) -> bool:
+        """False: the adversary of the claim runs it."""
+        return False
+
+    @property
+    def text(self) -> str:
+        """What people call it."""
+        return "coordinator"
+
+
+class FolderWitness(Document):
+    """A folder on another disk than the ledger's, or of another machine.
+
+    Attributes:
+        path: The folder; relative to the site's folder.
+    """
+
+    kind: Literal["folder"] = "folder"
+    path: Path
+
+    @property
+    def is_own(self) -> bool:
+        """True: the coordinator does not run it."""
+        return True
+
+    @property
+    def text(self) -> str:
+        """What people call it."""
+        return f"folder {self.path}"
+
+
+class S3Witness(Document):
+    """A bucket that the site itself or a peer runs, never the coordinator.
+
+    Attributes:
+        bucket: Its name.
+        prefix: Where in it, without slashes at the ends.
+        endpoint: Base URL of an S3-compatible server; None for AWS.
+        credentials_file: Access key and secret key, a line each; relative to the site's folder.
+    """
+
+    kind: Literal["s3"] = "s3"
+    bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,62}$")]
+    prefix: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*)?$")] = ""
+    endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[^/]")] | None = None
+    credentials_file: Path | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """True: the coordinator does not run it."""
+        return True
+
+    @property
+    def text(self) -> str:
+        """What people call it."""
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+Witness = Annotated[
+    CoordinatorWitness | FolderWitness | S3Witness,
+    Field(discriminator="kind"),
+]
+
+
+class ClientLimit(Document):
+    """The limit for a site's whole data as one unit, over all campaigns, ever.
+
+    Attributes:
+        epsilon: Limit over all campaigns.
+        delta: At which epsilon is evaluated; a campaign with a larger one is refused.
+    """
+
+    epsilon: Annotated[float, Field(gt=0, le=LARGEST_EPSILON)]
+    delta: Delta
 
 
 class SitePolicy(Document):
@@ -41,6 +130,10 @@ class SitePolicy(Document):
         campaigns: Digests of approved campaigns.
         without_guarantee: Whether campaigns with NoPrivacy are allowed. One round of them makes
             epsilon infinite, so that every later RecordDp campaign on this dataset is refused.
+        budget_statement: Whether what is spent leaves the site, signed, beside every update.
+        client: Limit for the whole site; None: no campaign under local ClientDp takes place here.
+        witness: Who keeps copies of the ledgers' entries; a guarantee needs at least two, and one
+            that the coordinator does not run.
     """
 
     dataset: Name
@@ -55,6 +148,9 @@ class SitePolicy(Document):
     suites: Allowed
     campaigns: tuple[Sha256, ...] = ()
     without_guarantee: bool = False
+    budget_statement: Literal["stated", "withheld"] = "stated"
+    client: ClientLimit | None = None
+    witness: tuple[Witness, ...] = ()
 
     @model_validator(mode="after")
     def _any_stands_alone(self) -> Self:
@@ -64,6 +160,30 @@ class SitePolicy(Document):
                 msg = f'{name} is either "*" or a list of hashes'
                 raise ValueError(msg)
         return self
+
+    @property
+    def witnesses(self) -> tuple[Witness, ...]:
+        """Who keeps copies of the ledgers' entries."""
+        return self.witness
+
+    def client_policy(self) -> "SitePolicy | None":
+        """Return the limit for the site's whole data as a policy of unit ``site``, or None.
+
+        For the second ledger, which local ClientDp charges; the first one counts rows or persons.
+        """
+        if self.client is None:
+            return None
+        return self.model_copy(
+            update={
+                "unit": SITE,
+                "max_rows_per_unit": 1,
+                "epsilon": self.client.epsilon,
+                "delta": self.client.delta,
+                "series": None,
+                "rdp_order": None,
+                "client": None,
+            }
+        )
 
     @property
     def terms(self) -> Terms:

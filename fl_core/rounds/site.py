@@ -5,6 +5,7 @@ from typing import Protocol
 
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.policy_documents import SitePolicy
+from fl_core.privacy.witness import WitnessedStore
 from fl_core.updates.outbox import Outbox
 from fl_core.updates.records import GateReport
 from fl_core.updates.signing import SigningKey
@@ -34,6 +35,8 @@ class Site:
         policy: What the site allows, written by the site only.
         ledger: Ledger of the site's dataset.
         outbox: What leaves goes in here first.
+        witnesses: Who keeps copies of the ledgers' entries.
+        client_ledger: Ledger of the site's whole data as one unit; None without such a limit.
     """
 
     name: str
@@ -41,3 +44,5 @@ class Site:
     policy: SitePolicy
     ledger: Ledger
     outbox: Outbox
+    witnesses: tuple[WitnessedStore, ...] = ()
+    client_ledger: Ledger | None = None

@@ -137,13 +137,15 @@ class Case:
 
 
 RECORD = campaign_of().privacy.record.model_dump()
-CLIENT = {
+CENTRAL = {
     "epsilon": 8,
     "delta": 1e-5,
     "clip_norm": 1,
     "mechanism": "gaussian",
     "noise_multiplier": 1,
 }
+LOCAL = CENTRAL | {"mechanism": "local_gaussian"}
+LIMIT = {"epsilon": 8, "delta": 1e-5}
 
 
 @pytest.mark.parametrize(
@@ -157,21 +159,14 @@ CLIENT = {
         Case({"unit": "patient"}, {}, "unit"),
         Case({"max_rows_per_unit": 2}, {}, "max_rows_per_unit"),
         Case({"without_guarantee": False}, {"privacy": NO_PRIVACY}, "without_guarantee"),
-        Case(
-            {},
-            {
-                "privacy": {
-                    "client": {
-                        "epsilon": 8,
-                        "delta": 1e-5,
-                        "clip_norm": 1,
-                        "mechanism": "gaussian",
-                        "noise_multiplier": 1,
-                    }
-                }
-            },
-            "client",
-        ),
+        # What a [client] limit and a campaign say about the site's whole data must be the same.
+        Case({"without_guarantee": False}, {"privacy": {"client": CENTRAL}}, "without_guarantee"),
+        Case({"client": None}, {"privacy": {"client": LOCAL}}, "client"),
+        Case({"client": None}, {"privacy": {"record": RECORD, "client": LOCAL}}, "client"),
+        Case({"client": LIMIT}, {}, "client"),
+        Case({"client": LIMIT}, {"privacy": {"client": CENTRAL}}, "client"),
+        Case({"client": LIMIT}, {"privacy": NO_PRIVACY}, "client"),
+        Case({"client": LIMIT | {"delta": 1e-6}}, {"privacy": {"client": LOCAL}}, "client.delta"),
     ],
     ids=str,
 )
@@ -190,8 +185,19 @@ def test_campaign_is_refused_with_the_field_that_stands_against_it(case):
         ({"delta": 1e-4}, {}),
         ({"base_models": ("b" * 64,), "suites": (OTHER_HASH, "5" * 64)}, {}),
         ({}, {"privacy": NO_PRIVACY}),
+        ({"without_guarantee": False}, {"privacy": {"client": LOCAL}}),
+        ({}, {"privacy": {"record": RECORD, "client": LOCAL}}),
+        ({}, {"privacy": {"record": RECORD, "client": CENTRAL}}),
     ],
-    ids=["as stated", "smaller delta", "listed content", "without guarantee"],
+    ids=[
+        "as stated",
+        "smaller delta",
+        "listed content",
+        "without guarantee",
+        "local noise",
+        "local noise on both levels",
+        "records, and sites at the coordinator",
+    ],
 )
 def test_campaign_within_the_policy_is_allowed(policy, campaign):
     frozen = campaign_of(**campaign)
@@ -270,3 +276,30 @@ def test_approval_under_another_name_is_corrupt(tmp_path):
 
     with pytest.raises(ObjectCorrupt):
         read_policy(path, approvals=moved)
+
+
+def test_limit_for_the_whole_site_is_a_policy_of_its_own():
+    policy = demo_policy(client={"epsilon": 3.0, "delta": 1e-3})
+
+    whole = policy.client_policy()
+
+    assert (whole.unit, whole.epsilon, whole.delta, whole.series) == ("site", 3.0, 1e-3, None)
+    assert whole.dataset == policy.dataset
+    assert demo_policy().client_policy() is None
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('kind = "peer"', "witness"),
+        ('kind = "folder"', "path is missing"),
+        ('kind = "s3"\nbucket = "Not A Bucket"', "bucket"),
+        ('kind = "coordinator"\npath = "/x"', "path"),
+    ],
+)
+def test_wrong_witness_gets_one_line(table, said):
+    with pytest.raises(CampaignError) as caught:
+        parse_policy(MINIMAL + f"[[witness]]\n{table}\n", source="policy.toml")
+
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

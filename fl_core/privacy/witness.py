@@ -1,0 +1,172 @@
+"""Witnesses: who keeps copies of a ledger's signed entries, so that a rollback shows.
+
+A hash chain cannot show that its end was cut off, and a snapshot rolls ledger and outbox back
+together; the same round trained twice on one charge turns epsilon 7.93 into 10.77. So every charge
+goes to the witnesses before the first private forward pass, and at least one that the coordinator
+does not run must acknowledge it (SOUNDNESS, rule 14). A witness is only a write-once store. It is
+believed where it shows an entry signed by the ledger's own key, and nowhere else: what is
+unsigned, unreadable or lower than the ledger does not count, so nobody can block by lying.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import from_bytes, to_bytes
+from fl_core.artifacts.store import ObjectStore
+from fl_core.errors import (
+    LedgerCorrupt,
+    ObjectCorrupt,
+    ObjectMissing,
+    PolicyRefused,
+    StoreError,
+    WitnessUnavailable,
+)
+from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.ledger_entries import LedgerEntry
+from fl_core.updates.signing import verify_signature
+
+log = logging.getLogger(__name__)
+
+LEAST_WITNESSES = 2
+MAX_ENTRY_BYTES = 1 << 20
+# A witness that is new or was away for long catches up over several rounds and counts after that.
+MAX_PUSHED = 256
+RECOVER = "stop the site, find out what was restored, then run `fedloom ledger recover`"
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessedStore:
+    """A store that keeps copies of ledger entries.
+
+    Attributes:
+        name: What errors call it.
+        store: Write-once; shared by several sites and ledgers.
+        is_own: Whether somebody else than the coordinator runs it.
+    """
+
+    name: str
+    store: ObjectStore
+    is_own: bool
+
+
+def require_enough_witnesses(witnesses: Sequence[bool]) -> None:
+    """Refuse a policy that cannot show a rollback.
+
+    Args:
+        witnesses: For each, whether somebody else than the coordinator runs it.
+
+    Raises:
+        PolicyRefused: Fewer than two, or none that the coordinator does not run.
+    """
+    if len(witnesses) >= LEAST_WITNESSES and any(witnesses):
+        return
+    raise PolicyRefused(
+        f"policy names {len(witnesses)} witnesses, {sum(witnesses)} of them not the coordinator's; "
+        f"a guarantee needs {LEAST_WITNESSES} and one of the site's own",
+        hint='add [[witness]] tables to policy.toml: kind = "coordinator", and a folder on another '
+        "disk or a bucket of your own",
+    )
+
+
+def publish(ledger: Ledger, witnesses: Sequence[WitnessedStore], *, owner: str) -> tuple[str, ...]:
+    """Bring the ledger's entries, the last included, to its witnesses.
+
+    Args:
+        ledger: The ledger, with the charge already durable on it.
+        witnesses: Who keeps copies.
+        owner: Site whose ledger it is.
+
+    Returns:
+        Names of the witnesses that hold the last entry now.
+
+    Raises:
+        LedgerCorrupt: The ledger does not hold; or a witness shows an entry, signed by the
+            ledger's own key, that the ledger lacks or holds otherwise.
+        WitnessUnavailable: No witness of the site's own acknowledged the last entry.
+    """
+    prefix = keys.witness(owner, ledger.dataset, ledger.unit)
+    entries = ledger.entries()
+    acknowledged: list[WitnessedStore] = []
+    for witness in witnesses:
+        try:
+            is_current = _bring(ledger, entries, witness, prefix=prefix)
+        except StoreError as error:
+            log.warning("witness away name=%s why=%s", witness.name, error)
+            continue
+        if is_current:
+            acknowledged.append(witness)
+        else:
+            log.warning("witness does not count name=%s", witness.name)
+    if not any(witness.is_own for witness in acknowledged):
+        own = ", ".join(witness.name for witness in witnesses if witness.is_own) or "none"
+        raise WitnessUnavailable(
+            f"entry {entries[-1].seq} of ledger {ledger.dataset!r} was acknowledged by no witness "
+            f"of the site's own ({own}); nothing is trained until one is reachable"
+        )
+    return tuple(witness.name for witness in acknowledged)
+
+
+def _bring(
+    ledger: Ledger, entries: Sequence[LedgerEntry], witness: WitnessedStore, *, prefix: str
+) -> bool:
+    """Push what the witness lacks, lowest first; say whether it holds the last entry."""
+    held = held_sequences(witness.store, prefix)
+    head = entries[-1].seq
+    for seq in sorted(seq for seq in held if seq > head):
+        if own_entry(ledger, witness, prefix=prefix, seq=seq) is not None:
+            raise LedgerCorrupt(
+                f"ledger {ledger.dataset!r} ends at entry {head}, and witness {witness.name} holds "
+                f"entry {seq} signed by this site; the ledger was rolled back or cut off",
+                hint=RECOVER,
+            )
+    lacking: list[LedgerEntry] = []
+    for entry in reversed(entries):
+        if entry.seq in held:
+            if not _holds(ledger, witness, entry, prefix=prefix):
+                return False
+            break
+        lacking.append(entry)
+    for entry in lacking[: -MAX_PUSHED - 1 : -1]:
+        key = keys.witnessed_entry(prefix, entry.seq)
+        if witness.store.put_once(key, to_bytes(entry)):
+            continue
+        if not _holds(ledger, witness, entry, prefix=prefix):
+            return False
+    return len(lacking) <= MAX_PUSHED
+
+
+def held_sequences(store: ObjectStore, prefix: str) -> set[int]:
+    """Return the sequence numbers under which a witness holds something, whatever it is."""
+    found = (keys.witnessed_seq(prefix, key) for key in store.list(prefix))
+    return {seq for seq in found if seq is not None}
+
+
+def own_entry(
+    ledger: Ledger, witness: WitnessedStore, *, prefix: str, seq: int
+) -> LedgerEntry | None:
+    """Return what a witness holds at ``seq`` if the ledger's own key signed it, else None.
+
+    Raises:
+        StoreError: The witness is away.
+    """
+    key = keys.witnessed_entry(prefix, seq)
+    try:
+        entry = from_bytes(LedgerEntry, witness.store.get(key, max_bytes=MAX_ENTRY_BYTES), what=key)
+    except (ObjectCorrupt, ObjectMissing):
+        return None
+    is_of_ledger = (entry.seq, entry.dataset, entry.unit) == (seq, ledger.dataset, ledger.unit)
+    return entry if is_of_ledger and verify_signature(entry, ledger.public_key) else None
+
+
+def _holds(ledger: Ledger, witness: WitnessedStore, entry: LedgerEntry, *, prefix: str) -> bool:
+    """Say whether a witness holds this very entry; another one of ours there is a fork."""
+    found = own_entry(ledger, witness, prefix=prefix, seq=entry.seq)
+    if found is not None and found != entry:
+        raise LedgerCorrupt(
+            f"ledger {ledger.dataset!r} and witness {witness.name} hold two different entries "
+            f"{entry.seq}, both signed by this site; the ledger was rolled back and written on",
+            hint=RECOVER,
+        )
+    return found is not None
