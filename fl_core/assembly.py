@@ -7,16 +7,21 @@ refused here, before any site is asked.
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from fl_core.adapters.peft_layout import tensor_shapes
-from fl_core.aggregation.aggregator import AGGREGATORS, Aggregator
+from fl_core.adapters.rules import require_bounds_fit, require_rule_fits
+from fl_core.aggregation.aggregator import AGGREGATORS, Aggregator, Cohort, Member
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.components import ComponentSpec
+from fl_core.campaign.guarantees import ClientDp
 from fl_core.campaign.roster import Roster
 from fl_core.codecs.codec import CODECS, Codec
 from fl_core.cohorts.selection import SELECTIONS, Selection
 from fl_core.errors import IncompatibleParts
 from fl_core.privacy.forecast import require_campaign_budget
 from fl_core.privacy.mechanism import MECHANISMS, NoisePlan, NoiseSetting
+from fl_core.updates.records import EventRecord, GaussianEvent, NonPrivateEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,38 @@ class Assembly:
         """Return the shape of every tensor of a round's updates by name."""
         campaign = self.campaign
         return tensor_shapes(campaign.adapter, campaign.task, round_number=round_number)
+
+    @property
+    def central_noise(self) -> NoisePlan | None:
+        """Noise of one release, which the coordinator adds and charges; None without it."""
+        noise = self.client_noise
+        return noise if noise is not None and noise.stage == "release" else None
+
+    @property
+    def local_noise(self) -> NoisePlan | None:
+        """Noise of one update, which the site adds and charges; None without it."""
+        noise = self.client_noise
+        return noise if noise is not None and noise.stage == "update" else None
+
+    @property
+    def row_event(self) -> EventRecord:
+        """What one round costs one unit of a site's rows, on the site's ledger.
+
+        Noise on the whole update protects a unit too: it can turn one clipped update into any
+        other, which are 2 C apart, so it is charged at half the multiplier. Noise that the
+        coordinator adds protects nothing against the coordinator.
+        """
+        if self.noise is not None:
+            return self.noise.event
+        if self.local_noise is not None:
+            multiplier = self.local_noise.noise_stddev / self.local_noise.clip_norm
+            return GaussianEvent(noise_multiplier=multiplier / 2)
+        return NonPrivateEvent()
+
+    @property
+    def site_event(self) -> EventRecord | None:
+        """What one round costs a site's whole data, on the site's own ledger; None: nothing."""
+        return None if self.local_noise is None else self.local_noise.event
 
 
 def assemble(campaign: Campaign) -> Assembly:
@@ -85,6 +122,8 @@ def build_parts(campaign: Campaign) -> Parts:
         IncompatibleParts: Statements that contradict each other.
     """
     _require_sites_fit(campaign)
+    require_rule_fits(campaign.adapter, campaign.task)
+    require_bounds_fit(campaign.adapter, campaign.task, campaign.privacy.record)
     _require_kept_promise(campaign)
     parts = Parts(
         aggregator=AGGREGATORS.build(campaign.aggregation),
@@ -92,6 +131,8 @@ def build_parts(campaign: Campaign) -> Parts:
         selection=SELECTIONS.build(campaign.cohort.selection),
     )
     _require_reachable_quorum(campaign, parts.selection)
+    if campaign.privacy.client is not None:
+        _require_client_promise(campaign, campaign.privacy.client, parts.aggregator)
     return parts
 
 
@@ -115,7 +156,9 @@ def client_noise_plan(campaign: Campaign) -> NoisePlan | None:
     if client is None:
         return None
     mechanism = MECHANISMS.build(ComponentSpec(kind=client.mechanism))
-    return mechanism.plan(client, noise_setting(campaign))
+    plan = mechanism.plan(client, noise_setting(campaign))
+    require_campaign_budget(campaign)
+    return plan
 
 
 def noise_setting(campaign: Campaign) -> NoiseSetting:
@@ -184,14 +227,65 @@ def _require_reachable_quorum(campaign: Campaign, selection: Selection) -> None:
 
 
 def _require_kept_promise(campaign: Campaign) -> None:
-    if campaign.privacy.client is not None:
-        raise IncompatibleParts(
-            "privacy.client is not available in this version; state privacy.record, "
-            "which protects every record against the coordinator too"
-        )
     record = campaign.privacy.record
-    if record is not None and (record.unit != "row" or record.max_rows_per_unit != 1):
+    if record is not None:
+        _require_level(record.mechanism, protects="record")
+    if campaign.weights == "noise_aware" and campaign.privacy.none is not None:
         raise IncompatibleParts(
-            f"privacy.record.unit {record.unit!r} with max_rows_per_unit "
-            f'{record.max_rows_per_unit} is not available in this version; use unit = "row"'
+            'weights "noise_aware" weigh signal against noise and [privacy.none] adds no noise; '
+            'use weights = "declared"'
         )
+
+
+def _require_level(kind: str, *, protects: str) -> None:
+    own = MECHANISMS.build(ComponentSpec(kind=kind)).protects
+    if own != protects:
+        raise IncompatibleParts(
+            f"mechanism {kind!r} protects {own}s and is named under privacy.{protects}; "
+            f"name it under privacy.{own}"
+        )
+
+
+def _require_client_promise(campaign: Campaign, client: ClientDp, aggregator: Aggregator) -> None:
+    _require_level(client.mechanism, protects="client")
+    n = len(campaign.sites)
+    if n < 2:  # noqa: PLR2004  the aggregate of one site is that site
+        raise IncompatibleParts(
+            "privacy.client hides one site among others and the campaign has one site; "
+            "name two or more sites, or state privacy.record"
+        )
+    if client.delta >= 1 / n:
+        raise IncompatibleParts(
+            f"privacy.client.delta {client.delta:g} is not below 1 / {n} sites; publishing one "
+            "site's whole update by chance would keep such a promise, so state a smaller delta"
+        )
+    if campaign.weights != "uniform":
+        raise IncompatibleParts(
+            f"weights {campaign.weights!r} with privacy.client let one site count for more than "
+            'the noise covers; use weights = "uniform"'
+        )
+    _require_bounded(campaign.aggregation.kind, aggregator, client, n)
+
+
+def _require_bounded(kind: str, aggregator: Aggregator, client: ClientDp, n: int) -> None:
+    """Try the rule on made-up updates of full norm: it must state how far one can move it."""
+    whole = np.full(1, client.clip_norm, dtype=np.float32)
+    members = tuple(
+        Member(site=f"probe-{i}", tensors={"probe": whole}, norm_bound=client.clip_norm)
+        for i in range(n)
+    )
+    stated = aggregator.aggregate(
+        Cohort(members=members), {member.site: 1.0 for member in members}, float(n)
+    ).l2_sensitivity
+    if stated is None or not stated <= sensitivity_limit(client.clip_norm, n):
+        found = "no finite l2_sensitivity" if stated is None else f"l2_sensitivity {stated:g}"
+        raise IncompatibleParts(
+            f"aggregation {kind!r} has {found} where the noise of privacy.client covers "
+            f"{client.clip_norm / n:g}; use 'mean' with privacy.client, or {kind!r} with "
+            "privacy.record"
+        )
+
+
+def sensitivity_limit(clip_norm: float, divisor: float) -> float:
+    """Return how far one site may move the mean of clipped updates, up to the last bits."""
+    return clip_norm / divisor * (1 + 1e-9)

@@ -78,10 +78,11 @@ def lock_campaign(campaign: Campaign, shelves: Shelves) -> Campaign:
     """
     from fl_core.assembly import assemble, build_parts
     from fl_core.models.loading import adapter_layout, base_sha256, load_base, resolve_base
-    from fl_core.privacy.forecast import locked_noise
+    from fl_core.privacy.forecast import locked_client_noise, locked_noise
 
     build_parts(campaign)
     noise_multiplier = locked_noise(campaign)
+    client_noise_multiplier = locked_client_noise(campaign)
     holdout = file_sha256(holdout_path(campaign.evaluation.holdout.name, shelves))
     gate = suite_sha256(campaign.gate.name, folder=shelves.suites)
     path = resolve_base(campaign.base_model.name, folders=shelves.base_models)
@@ -98,6 +99,7 @@ def lock_campaign(campaign: Campaign, shelves: Shelves) -> Campaign:
             modules=modules,
             head_inputs=head_inputs,
             noise_multiplier=noise_multiplier,
+            client_noise_multiplier=client_noise_multiplier,
         ),
     )
     assemble(locked)

@@ -144,6 +144,18 @@ class S3Store:
             ]
         return sorted(name.removeprefix(self._prefix) for name in found)
 
+    def discard(self, key: str) -> None:
+        """Remove an object; absent already is as good.
+
+        In a bucket with versions the server keeps the old one, which whoever may read versions can
+        still read: leave them off where raw updates pass through.
+
+        Raises:
+            StoreUnavailable: No answer, or these credentials may not remove objects.
+        """
+        with self._reporting("remove", key):
+            self.client.delete_object(Bucket=self.bucket, Key=self._name(key))
+
     def _put(self, key: str, data: bytes) -> None:
         digest = hashlib.sha256(data)
         self.client.put_object(

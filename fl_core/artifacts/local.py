@@ -109,6 +109,18 @@ class LocalStore:
                 ]
         return sorted(key for key in keys if key.startswith(prefix))
 
+    def discard(self, key: str) -> None:
+        """Remove an object; absent already is as good. It stays away after a power cut.
+
+        Raises:
+            StoreUnavailable: The folder is read-only or not ours.
+        """
+        path = self._root / require_key(key)
+        with _reporting("remove", path):
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                _sync_folder(path.parent)
+
     def _write_and_link(self, path: Path, data: bytes) -> bool:
         temporary = self._incoming / secrets.token_hex(16)
         try:

@@ -40,3 +40,9 @@ class MemoryStore:
         require_prefix(prefix)
         with self._lock:
             return sorted(key for key in self._objects if key.startswith(prefix))
+
+    def discard(self, key: str) -> None:
+        """Remove an object; absent already is as good."""
+        require_key(key)
+        with self._lock:
+            self._objects.pop(key, None)

@@ -1,13 +1,13 @@
 """What every store of objects can do.
 
-Three methods, because the whole round protocol needs no more: an object is written once and never
-replaced, so whoever reads a key reads what everybody else reads. Deletion belongs to retention
-and is not part of the protocol.
+Few methods, because the whole round protocol needs no more: an object is written once and never
+replaced, so whoever reads a key reads what everybody else reads. Deletion belongs to retention,
+save for the raw updates of central ClientDp, which may not outlive their round.
 """
 
 from typing import Protocol
 
-from fl_core.errors import ObjectCorrupt
+from fl_core.errors import ObjectCorrupt, ObjectMissing
 
 MAX_KEY_BYTES = 900
 
@@ -41,6 +41,34 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str) -> list[str]:
         """Return all keys that start with ``prefix``, sorted."""
+
+    def discard(self, key: str) -> None:
+        """Remove an object that may not stay; absent already is as good.
+
+        Raises:
+            StoreUnavailable: The store does not answer, or does not let this be removed.
+        """
+
+
+TOMBSTONE = b"discarded: this object may not outlive its round\n"
+
+
+def bury(store: ObjectStore, key: str) -> None:
+    """Remove an object and keep its key taken, so that nobody writes there any more.
+
+    Raises:
+        StoreUnavailable: The store does not answer.
+    """
+    while not store.put_once(key, TOMBSTONE) and not is_buried(store, key):
+        store.discard(key)
+
+
+def is_buried(store: ObjectStore, key: str) -> bool:
+    """Say whether a key holds what ``bury`` leaves."""
+    try:
+        return store.get(key, max_bytes=len(TOMBSTONE)) == TOMBSTONE
+    except (ObjectCorrupt, ObjectMissing):
+        return False
 
 
 def exists(store: ObjectStore, key: str) -> bool:

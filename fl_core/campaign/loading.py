@@ -33,6 +33,7 @@ class Resolved:
         modules: ``(d_out, d_in)`` of every target module.
         head_inputs: Width the head reads; None for a causal LM.
         noise_multiplier: Calibrated or stated noise; None without RecordDp.
+        client_noise_multiplier: The same for whole sites; None without ClientDp.
     """
 
     base_sha256: str
@@ -41,6 +42,7 @@ class Resolved:
     modules: Mapping[str, tuple[int, int]]
     head_inputs: int | None
     noise_multiplier: float | None
+    client_noise_multiplier: float | None = None
 
 
 def read_campaign(path: Path) -> Campaign:
@@ -100,7 +102,8 @@ def parse_campaign(text: str, *, source: str) -> Campaign:
 
 def lock(campaign: Campaign, resolved: Resolved) -> Campaign:
     """Return the campaign with every name bound to its content."""
-    record = campaign.privacy.record
+    privacy = campaign.privacy
+    record, client = privacy.record, privacy.client
     changed: dict[str, Any] = {
         "base_model": _bound(campaign.base_model, resolved.base_sha256),
         "gate": _bound(campaign.gate, resolved.gate_sha256),
@@ -111,9 +114,14 @@ def lock(campaign: Campaign, resolved: Resolved) -> Campaign:
             update={"modules": dict(resolved.modules), "head_inputs": resolved.head_inputs}
         ),
     }
+    noised: dict[str, Any] = {}
     if record is not None:
-        noised = record.model_copy(update={"noise_multiplier": resolved.noise_multiplier})
-        changed["privacy"] = campaign.privacy.model_copy(update={"record": noised})
+        own = {"noise_multiplier": resolved.noise_multiplier}
+        noised["record"] = record.model_copy(update=own)
+    if client is not None:
+        own = {"noise_multiplier": resolved.client_noise_multiplier}
+        noised["client"] = client.model_copy(update=own)
+    changed["privacy"] = privacy.model_copy(update=noised)
     return Campaign.model_validate(campaign.model_copy(update=changed).model_dump())
 
 

@@ -4,14 +4,19 @@ Forecasts use the accountant that will charge, on a coarser grid where only a di
 coarse answers are higher by a fraction of a percent, never lower.
 """
 
+import math
 from collections.abc import Sequence
 
 from fl_core.campaign.campaign import Campaign
-from fl_core.campaign.guarantees import RecordDp
+from fl_core.campaign.guarantees import ClientDp, RecordDp
 from fl_core.errors import IncompatibleParts
 from fl_core.privacy.accounting import LIVE_GRID, RECORD_GRID, epsilon
 from fl_core.privacy.budget import spend
-from fl_core.privacy.calibration import calibrate_noise_multiplier
+from fl_core.privacy.calibration import (
+    calibrate_noise_multiplier,
+    gaussian_epsilon,
+    gaussian_sigma,
+)
 from fl_core.privacy.events import dpsgd_event, merged
 from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.updates.records import EventRecord, NonPrivateEvent, SelfComposedEvent
@@ -48,6 +53,41 @@ def epsilon_after(campaign: Campaign, rounds: int, *, grid: float = RECORD_GRID)
     return epsilon([event], delta=record.delta, grid=grid)
 
 
+def client_schedule(campaign: Campaign) -> list[float]:
+    """Return a whole site's epsilon after each round, at the campaign's client delta; exact.
+
+    For a site that takes part in every round, counting this campaign alone. Empty without ClientDp.
+
+    Raises:
+        IncompatibleParts: The noise is still open; ``locked_client_noise`` finds it.
+    """
+    if campaign.privacy.client is None:
+        return []
+    return [client_epsilon_after(campaign, n) for n in range(1, campaign.max_rounds + 1)]
+
+
+def client_epsilon_after(campaign: Campaign, rounds: int) -> float:
+    """Return a whole site's own epsilon after so many rounds of this campaign.
+
+    Rounds without sampling are one Gaussian release of ``noise_multiplier / sqrt(rounds)``.
+
+    Raises:
+        IncompatibleParts: No ClientDp, or its noise is still open.
+
+    Source: Dong, Roth and Su 2022, corollary 3.3, for the sum; Balle and Wang 2018 for epsilon.
+    """
+    client = campaign.privacy.client
+    if client is None:
+        raise IncompatibleParts(f"campaign {campaign.id!r} states no privacy.client to account for")
+    if client.noise_multiplier is None:
+        raise IncompatibleParts(
+            "privacy.client.noise_multiplier is open; lock the campaign to calibrate it"
+        )
+    return gaussian_epsilon(
+        sigma=client.noise_multiplier / math.sqrt(rounds), sensitivity=1.0, delta=client.delta
+    )
+
+
 def rounds_left(policy: SitePolicy, events: Sequence[EventRecord], event: EventRecord) -> int:
     """Return how many more rounds of ``event`` a policy allows after ``events``, at most 9999.
 
@@ -77,12 +117,14 @@ def rounds_left(policy: SitePolicy, events: Sequence[EventRecord], event: EventR
 
 
 def require_campaign_budget(campaign: Campaign) -> None:
-    """Check that all rounds together keep the campaign's own epsilon, by PLD.
+    """Check that all rounds together keep the campaign's own epsilon at every level.
 
     Raises:
         IncompatibleParts: They do not; names the noise that would. Or the noise is still open.
     """
-    record = campaign.privacy.record
+    client, record = campaign.privacy.client, campaign.privacy.record
+    if client is not None:
+        _require_client_budget(campaign, client)
     if record is None:
         return
     after = epsilon_after(campaign, campaign.max_rounds)
@@ -120,21 +162,54 @@ def locked_noise(campaign: Campaign) -> float | None:
     )
 
 
+def locked_client_noise(campaign: Campaign) -> float | None:
+    """Return the client level's noise multiplier that locking writes down: stated, else calibrated.
+
+    Calibrated to ``max_rounds`` releases without sampling. None without ClientDp.
+    """
+    client = campaign.privacy.client
+    if client is None:
+        return None
+    return client.noise_multiplier or _gaussian_multiplier(client, campaign.max_rounds)
+
+
 def with_noise(campaign: Campaign) -> Campaign:
     """Return the campaign with its noise stated; it is calibrated where it was left open.
 
     Raises:
         IncompatibleParts: No noise keeps the campaign's epsilon, or the stated noise does not.
     """
-    record = campaign.privacy.record
-    if record is None:
-        return campaign
-    stated = record.model_copy(update={"noise_multiplier": locked_noise(campaign)})
-    noised = campaign.model_copy(
-        update={"privacy": campaign.privacy.model_copy(update={"record": stated})}
-    )
+    levels = {
+        "record": (campaign.privacy.record, locked_noise(campaign)),
+        "client": (campaign.privacy.client, locked_client_noise(campaign)),
+    }
+    stated = {
+        name: level.model_copy(update={"noise_multiplier": multiplier})
+        for name, (level, multiplier) in levels.items()
+        if level is not None
+    }
+    noised = campaign.model_copy(update={"privacy": campaign.privacy.model_copy(update=stated)})
     require_campaign_budget(noised)
     return noised
+
+
+def _gaussian_multiplier(client: ClientDp, rounds: int) -> float:
+    one = gaussian_sigma(epsilon=client.epsilon, delta=client.delta, sensitivity=1.0)
+    # Rounded up to six digits, so that the way back over epsilon never lands above the target.
+    needed = one * math.sqrt(rounds)
+    unit = 10.0 ** (5 - math.floor(math.log10(needed)))
+    return math.ceil(needed * unit) / unit
+
+
+def _require_client_budget(campaign: Campaign, client: ClientDp) -> None:
+    after = client_epsilon_after(campaign, campaign.max_rounds)
+    if after > client.epsilon:
+        needed = _gaussian_multiplier(client, campaign.max_rounds)
+        raise IncompatibleParts(
+            f"privacy.client.noise_multiplier {client.noise_multiplier:g} brings a site's epsilon "
+            f"to {after:.2f} after {campaign.max_rounds} rounds, more than {client.epsilon:g} at "
+            f"delta {client.delta:g}; use {needed:g} or more, fewer rounds, or a higher epsilon"
+        )
 
 
 def _campaign_event(record: RecordDp, steps: int) -> EventRecord:

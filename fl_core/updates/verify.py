@@ -40,8 +40,11 @@ class Expected:
         shapes: Shape of every tensor by name, from the campaign's adapter.
         local_steps: Steps that the campaign fixes.
         max_payload_bytes: Longest payload that is read.
-        charge_event: Event of the coordinator's own NoisePlan; None under NoPrivacy.
+        charge_event: What a round costs one unit of the site's rows, by the coordinator's own
+            NoisePlan; None where nothing is promised to it.
         gate_suite_sha256: Suite that the campaign names.
+        client_event: What a round costs the site's whole data under local ClientDp, else None.
+        norm_bound: Clip norm of central ClientDp, which the release builds on; else None.
     """
 
     campaign_digest: str
@@ -55,6 +58,8 @@ class Expected:
     max_payload_bytes: int
     charge_event: EventRecord | None
     gate_suite_sha256: str
+    client_event: EventRecord | None = None
+    norm_bound: float | None = None
 
 
 def verify_manifest(manifest: UpdateManifest, expected: Expected) -> None:
@@ -64,7 +69,7 @@ def verify_manifest(manifest: UpdateManifest, expected: Expected) -> None:
         UpdateRejected: ``signature`` (not by the site's key), ``site`` (answers for another one),
             ``campaign`` (of another campaign, or other steps or gate suite than it fixes, or a
             gate that did not pass), ``round``, ``base``, ``charge`` (missing, not asked for, or
-            not the event of the round), ``norm`` (a bound that nobody enforced), ``shape`` (of
+            not the event of the round), ``norm`` (not the bound that is enforced), ``shape`` (of
             any tensor), ``too_large``, ``payload`` (another codec); the first that applies.
     """
     _verify_signed(manifest, expected)
@@ -74,9 +79,10 @@ def verify_manifest(manifest: UpdateManifest, expected: Expected) -> None:
     if manifest.base_hash != expected.base_hash:
         _reject("base", expected, f"trained from adapter {manifest.base_hash[:12]}", "the plan's")
     _verify_charge(manifest, expected)
-    if manifest.norm_bound is not None:
-        # The sensitivity of a release follows from it, so it must be a bound that we enforced.
-        _reject("norm", expected, f"a norm bound of {manifest.norm_bound:g}", "none")
+    if manifest.norm_bound != expected.norm_bound:
+        # The sensitivity of a release follows from it, so it must be the bound that we enforce.
+        found, wanted = map(_norm_text, (manifest.norm_bound, expected.norm_bound))
+        _reject("norm", expected, found, wanted)
     _verify_shapes(manifest.shapes, expected)
     if manifest.payload_bytes > expected.max_payload_bytes:
         _reject(
@@ -181,15 +187,31 @@ def _verify_fixed_by_campaign(manifest: UpdateManifest, expected: Expected) -> N
         _reject("campaign", expected, "rows that did not pass the gate", "a passed gate")
 
 
+def _norm_text(bound: float | None) -> str:
+    return "no norm bound" if bound is None else f"a norm bound of {bound:g}"
+
+
 def _verify_charge(manifest: UpdateManifest, expected: Expected) -> None:
-    charged = None if manifest.charge is None else manifest.charge.event
-    if charged == expected.charge_event:
-        return
-    if charged is None:
-        _reject("charge", expected, "no charge", "the event of the round's noise")
-    if expected.charge_event is None:
-        _reject("charge", expected, "a charge", "none, the campaign promises no privacy")
-    _reject("charge", expected, "a charge for another event", "the event of the round's noise")
+    levels = {
+        "": (manifest.charge, expected.charge_event),
+        " for the whole site": (manifest.client_charge, expected.client_event),
+    }
+    for level, (charge, event) in levels.items():
+        charged = None if charge is None else charge.event
+        if charged == event:
+            continue
+        if charged is None:
+            _reject("charge", expected, f"no charge{level}", "the event of the round's noise")
+        if event is None:
+            _reject(
+                "charge",
+                expected,
+                f"a charge{level}",
+                "none, the campaign promises no privacy there",
+            )
+        _reject(
+            "charge", expected, f"a charge{level} for another event", "that of the round's noise"
+        )
 
 
 def _verify_shapes(shapes: Shapes, expected: Expected) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from fl_core.artifacts.local import LocalStore
 from fl_core.artifacts.memory import MemoryStore
-from fl_core.artifacts.store import exists
+from fl_core.artifacts.store import TOMBSTONE, bury, exists, is_buried
 from fl_core.errors import ObjectCorrupt, ObjectMissing, StoreUnavailable
 from tasks.object_store import PROBE_KEY, connect, ensure_bucket, require_write_once
 
@@ -74,6 +74,30 @@ def test_missing_object_is_missing_and_named(store):
     for key in ("a", "a/c", "a/b/c", "z"):
         with pytest.raises(ObjectMissing, match=f"'{key}'"):
             store.get(key)
+
+
+def test_discarded_object_is_gone_for_everybody_and_twice_is_no_error(store, open_store):
+    store.put_once("a/b", b"raw")
+
+    for _ in range(2):
+        store.discard("a/b")
+
+    assert open_store().list("a/") == []
+    with pytest.raises(ObjectMissing):
+        open_store().get("a/b")
+
+
+def test_buried_key_is_taken_for_good_whether_something_lay_there_or_not(store, open_store):
+    store.put_once("a/raw", b"raw")
+
+    for key in ("a/raw", "a/never"):
+        bury(store, key)
+        bury(store, key)
+
+        assert not open_store().put_once(key, b"late")
+        assert open_store().get(key) == TOMBSTONE
+        assert is_buried(open_store(), key)
+    assert not is_buried(store, "a/other")
 
 
 def test_object_longer_than_asked_is_refused_and_one_of_that_length_is_read(store):

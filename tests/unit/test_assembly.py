@@ -8,14 +8,11 @@ from fl_core.errors import CampaignError, IncompatibleParts, UnknownComponent
 from tests.worlds import NO_PRIVACY, NOW, campaign_of
 
 RECORD = campaign_of().privacy.record.model_dump()
-CLIENT = {"epsilon": 8.0, "delta": 1e-5, "clip_norm": 1.0, "mechanism": "gaussian"}
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"privacy": {"client": CLIENT}}, r"privacy\.client is not available"),
-        ({"privacy": {"record": RECORD, "client": CLIENT}}, r"privacy\.client is not available"),
         ({"privacy": {"record": RECORD | {"unit": "patient"}}}, "unit 'patient'"),
         (
             {"training": {"local_steps": 8, "batch_size": {"a": 16}, "learning_rate": 0.1}},
@@ -27,7 +24,7 @@ CLIENT = {"epsilon": 8.0, "delta": 1e-5, "clip_norm": 1.0, "mechanism": "gaussia
             "quorum is 3 and at most 2 sites are asked",
         ),
     ],
-    ids=["client", "both", "unit", "batch sizes", "quorum", "quorum of a draw"],
+    ids=["unit", "batch sizes", "quorum", "quorum of a draw"],
 )
 def test_parts_that_do_not_fit_are_refused(changes, said):
     with pytest.raises(IncompatibleParts, match=said):
