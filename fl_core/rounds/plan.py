@@ -16,6 +16,7 @@ from fl_core.campaign.roster import latest_roster
 from fl_core.errors import CampaignError, ObjectMissing, RoundError
 from fl_core.rounds.adapters import write_initial_adapter
 from fl_core.rounds.documents import Collected, Outcome, RoundPlan
+from fl_core.rounds.upload_time import upload_time
 
 
 def open_campaign(store: ObjectStore, campaign: Campaign) -> Assembly:
@@ -109,6 +110,7 @@ def _draw_plan(
         cohort=assembly.selection.select(available, coins=f"{assembly.digest}/{round_number}"),
         opened=now,
         deadline=now + timedelta(seconds=campaign.cohort.deadline_s),
+        upload_at=upload_time(campaign, now),
         code_version=version("fedloom"),
     )
 

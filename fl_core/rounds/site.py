@@ -6,6 +6,7 @@ from typing import Protocol
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.privacy.witness import WitnessedStore
+from fl_core.rounds.upload_time import WALL_CLOCK, Clock
 from fl_core.updates.outbox import Outbox
 from fl_core.updates.records import GateReport
 from fl_core.updates.signing import SigningKey
@@ -37,6 +38,7 @@ class Site:
         outbox: What leaves goes in here first.
         witnesses: Who keeps copies of the ledgers' entries.
         client_ledger: Ledger of the site's whole data as one unit; None without such a limit.
+        clock: Tells when an answer may leave.
     """
 
     name: str
@@ -46,3 +48,4 @@ class Site:
     outbox: Outbox
     witnesses: tuple[WitnessedStore, ...] = ()
     client_ledger: Ledger | None = None
+    clock: Clock = WALL_CLOCK

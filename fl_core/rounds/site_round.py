@@ -29,6 +29,7 @@ from fl_core.rounds.adapters import read_adapter
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.site import Site, SiteWork
 from fl_core.rounds.site_update import signed_files, upload_files
+from fl_core.rounds.upload_time import require_own_time
 from fl_core.updates.manifest import Declined, DeclineReason
 from fl_core.updates.records import EventRecord, NonPrivateEvent
 from fl_core.updates.signing import sign
@@ -65,6 +66,7 @@ def client_round(
         except _Refusal as refusal:
             return _decline(site, assembly, store, plan=plan, refusal=refusal)
     _note_commit(site, assembly, plan)
+    _await_upload(site, plan)
     upload_files(assembly, store, plan, site=site.name, files=committed)
     return SiteOutcome("uploaded")
 
@@ -73,7 +75,8 @@ def require_own_plan(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
     """Refuse a plan that is not one of the pinned campaign's rounds for this site.
 
     Raises:
-        RoundError: Another campaign, a round outside it, or a cohort without this site.
+        RoundError: Another campaign, a round outside it, a cohort without this site, or an upload
+            time that is not the campaign's.
     """
     if plan.campaign_digest != assembly.digest:
         raise RoundError(f"plan of round {plan.round} names another campaign")
@@ -81,6 +84,7 @@ def require_own_plan(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
         raise RoundError(f"round {plan.round} is past max_rounds {assembly.campaign.max_rounds}")
     if site.name not in plan.cohort:
         raise RoundError(f"site {site.name!r} is not in the cohort of round {plan.round}")
+    require_own_time(assembly.campaign, plan)
 
 
 class _Refusal(Exception):
@@ -103,6 +107,7 @@ def _make_update(
     gate = work.gate()
     if not gate.passed:
         raise _Refusal("gate", gate.failed, "gate")
+    _require_time_left(site, assembly, plan)
     reserve = _reserve(site, assembly, plan, plan_sha256)
     try:
         site.outbox.begin_attempt(prefix)
@@ -120,6 +125,19 @@ def _make_update(
         log.exception("training failed round=%d", plan.round)
         _note_failure(site, prefix, type(error).__name__)
         raise _Refusal("no_update", (), type(error).__name__) from error
+
+
+def _require_time_left(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
+    # Training now would end at a time that follows the rows, as late as a back-dated plan likes.
+    # A round that was begun in time goes on, whatever it costs in time: it is charged already.
+    is_past = plan.upload_at is not None and site.clock.now() >= plan.upload_at
+    if is_past and site.ledger.chain().reserve_of(assembly.digest, plan.round) is None:
+        raise _Refusal("no_update", (), "the plan was found after its upload time")
+
+
+def _await_upload(site: Site, plan: RoundPlan) -> None:
+    if plan.upload_at is not None:
+        site.clock.wait_until(plan.upload_at)
 
 
 def _note_failure(site: Site, prefix: str, code: str) -> None:
@@ -167,6 +185,9 @@ def _decline(
         reason=refusal.reason,
         rules=refusal.rules,
     )
+    if refusal.reason == "no_update":
+        # It may follow from training; the other reasons are decided before any.
+        _await_upload(site, plan)
     key = keys.declined(assembly.campaign.id, plan.round, site.name)
     store.put_once(key, to_bytes(sign(declined, site.key)))
     log.info("round declined site=%s round=%d reason=%s", site.name, plan.round, refusal.reason)
