@@ -17,6 +17,8 @@ Delta = Annotated[float, Field(gt=0, lt=1)]
 # A column's name goes into statements and ledgers, where people read it.
 Unit = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 ROW = "row"
+# The unit of ClientDp: everything that one site holds.
+SITE = "site"
 
 
 class GroupBounds(Document):
@@ -84,6 +86,9 @@ class RecordDp(Document):
     def _parts_fit(self) -> Self:
         if self.unit == ROW and self.max_rows_per_unit != 1:
             msg = 'unit = "row" has one row each; name a column as unit, or drop max_rows_per_unit'
+            raise ValueError(msg)
+        if self.unit == SITE:
+            msg = 'unit = "site" is what [privacy.client] protects; give the column another name'
             raise ValueError(msg)
         if self.adaptive_clip is not None and isinstance(self.clip_norm, GroupBounds):
             msg = "adaptive_clip moves one clip_norm; give a single number, or keep both bounds"

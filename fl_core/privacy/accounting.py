@@ -1,23 +1,33 @@
-"""From events to (epsilon, delta), by dp_accounting; no other module calls its accountants.
+"""From events to (epsilon, delta), by dp_accounting and, without sampling, by the exact curve.
 
-Two accountants. PLD composes privacy loss distributions numerically and is tight; it gives the
+Three accountants. PLD composes privacy loss distributions numerically and is tight; it gives the
 recorded number. RDP composes Renyi divergences and is looser; at one order fixed beforehand it
 stays valid when events are chosen in view of earlier results, which PLD does not (SOUNDNESS 15).
-Both answer with upper bounds. The grid of PLD rounds up: a coarser one is faster and never below.
+GDP is exact and valid in that sense too, for Gaussian events that draw everybody and for no other.
+All answer with upper bounds. The grid of PLD rounds up: a coarser one is faster and never below.
 Results are cached in the process, so that a live display costs one composition per new count.
 """
 
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 from fl_core.errors import PrivacyError
 from fl_core.privacy.events import BaseEvent, merged, to_dp_event
-from fl_core.updates.records import EventRecord, GaussianEvent, NonPrivateEvent, PoissonEvent
+from fl_core.privacy.gaussian_curve import epsilon_of_mu, gaussian_delta
+from fl_core.updates.records import (
+    EventRecord,
+    GaussianEvent,
+    NonPrivateEvent,
+    PoissonEvent,
+    WithoutReplacementEvent,
+)
 
-Accountant = Literal["pld", "rdp"]
+Accountant = Literal["pld", "rdp", "gdp"]
+Adjacency = Literal["add_remove", "replace_one"]
 Steps = tuple[tuple[BaseEvent, int], ...]
 
 RECORD_GRID = 1e-4
@@ -28,6 +38,23 @@ _REFINE_ABOVE_STEPS = 100_000
 # A distribution of more points takes minutes and gigabytes; noise near zero would ask for it.
 _MAX_POINTS = 3e6
 _TAIL = 1e-15
+# Events come from other machines too; a larger count is no training, and leaves the numbers.
+_MOST_STEPS = 10**15
+# Enough to know the spread of the loss to a few percent, at a tenth of the default orders' cost.
+_SPREAD_ORDERS = (1.2, 1.5, 2.0, 3.0, 5.0, 9.0, 17.0, 33.0, 65.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Epsilons:
+    """What the same events amount to by two accountants, for display; which decides is a rule.
+
+    Attributes:
+        pld: Tight for events that were fixed beforehand.
+        rdp: At the best of the default orders; a cross-check that PLD must not exceed by much.
+    """
+
+    pld: float
+    rdp: float
 
 
 def epsilon(
@@ -36,23 +63,44 @@ def epsilon(
     delta: float,
     accountant: Accountant = "pld",
     grid: float = RECORD_GRID,
+    adjacency: Adjacency = "add_remove",
 ) -> float:
-    """Return the epsilon of all events together, for one unit under add/remove.
+    """Return the epsilon of all events together, for one unit.
 
     Args:
         events: Everything that touched the unit's data, in any order.
         delta: In (0, 1), fixed before training.
-        accountant: ``pld``, or ``rdp`` over dp_accounting's default orders.
+        accountant: ``pld``; ``rdp`` over dp_accounting's default orders; ``gdp``, which is exact
+            for Gaussian events without sampling and inf as soon as there is another.
         grid: Value grid of PLD; coarser is faster and answers higher, never lower.
+        adjacency: ``add_remove``, or ``replace_one``, where a replaced unit moves a sum of clipped
+            vectors twice as far; Poisson batches are accounted under the first only, draws
+            without replacement under the second only.
 
     Returns:
         An upper bound; 0 without events, inf after a step without noise.
 
     Raises:
-        PrivacyError: ``delta`` outside (0, 1).
+        PrivacyError: ``delta`` outside (0, 1), or an event that cannot be accounted for so.
     """
     _require_delta(delta)
-    return _epsilon(tuple(merged(events)), delta, accountant, grid)
+    if not 0 < grid < math.inf:
+        raise PrivacyError(f"grid is {grid}, it must be above 0 and finite")
+    return _epsilon(_steps(events, accountant, adjacency), delta, accountant, grid)
+
+
+def both_epsilons(
+    events: Sequence[EventRecord], *, delta: float, grid: float = RECORD_GRID
+) -> Epsilons:
+    """Return epsilon by PLD and by RDP, under add/remove.
+
+    Raises:
+        PrivacyError: As ``epsilon``.
+    """
+    return Epsilons(
+        pld=epsilon(events, delta=delta, accountant="pld", grid=grid),
+        rdp=epsilon(events, delta=delta, accountant="rdp"),
+    )
 
 
 def delta_of(
@@ -61,11 +109,12 @@ def delta_of(
     """Return the delta of all events together at ``epsilon`` >= 0; 1 after a step without noise.
 
     Raises:
-        PrivacyError: ``epsilon`` negative or not a number.
+        PrivacyError: ``epsilon`` negative or not a number, or an event that cannot be accounted
+            for under add/remove.
     """
-    if not epsilon >= 0:
+    if isinstance(epsilon, bool) or not epsilon >= 0:
         raise PrivacyError(f"epsilon is {epsilon}, it must be 0 or more")
-    return _delta(tuple(merged(events)), epsilon, accountant)
+    return _delta(_steps(events, accountant, "add_remove"), epsilon, accountant)
 
 
 def rdp_epsilon_at_order(events: Sequence[EventRecord], *, delta: float, order: float) -> float:
@@ -80,12 +129,44 @@ def rdp_epsilon_at_order(events: Sequence[EventRecord], *, delta: float, order: 
     _require_delta(delta)
     if not 1 < order < math.inf:
         raise PrivacyError(f"order is {order}, it must be above 1 and finite")
-    return _epsilon_at_order(tuple(merged(events)), delta, float(order))
+    return _epsilon_at_order(_steps(events, "rdp", "add_remove"), delta, float(order))
 
 
 def _require_delta(delta: float) -> None:
     if not 0 < delta < 1:
         raise PrivacyError(f"delta is {delta}, it must lie between 0 and 1, both excluded")
+
+
+def _steps(events: Sequence[EventRecord], accountant: Accountant, adjacency: Adjacency) -> Steps:
+    steps = tuple(merged(events))
+    for base, count in steps:
+        if count > _MOST_STEPS:
+            raise PrivacyError(
+                f"{count} equal steps are more than {_MOST_STEPS:g}; check the event"
+            )
+        _require_accountable(base, accountant, adjacency)
+    if adjacency == "add_remove":
+        return steps
+    return tuple((_of_replaced(base), count) for base, count in steps)
+
+
+def _require_accountable(base: BaseEvent, accountant: Accountant, adjacency: Adjacency) -> None:
+    if isinstance(base, PoissonEvent) and adjacency == "replace_one":
+        raise PrivacyError("poisson batches are accounted under add_remove, not replace_one")
+    if not isinstance(base, WithoutReplacementEvent):
+        return
+    if adjacency != "replace_one" or accountant != "rdp":
+        raise PrivacyError(
+            f"draws without replacement are accounted by rdp under replace_one, not by "
+            f"{accountant} under {adjacency}; draw poisson batches instead"
+        )
+
+
+def _of_replaced(base: BaseEvent) -> BaseEvent:
+    # A ledger's multiplier is stddev / C; a replaced unit moves the sum by up to 2 C.
+    if isinstance(base, GaussianEvent):
+        return GaussianEvent(noise_multiplier=base.noise_multiplier / 2)
+    return base
 
 
 def _is_unbounded(steps: Steps) -> bool:
@@ -94,7 +175,7 @@ def _is_unbounded(steps: Steps) -> bool:
     )
 
 
-def _noise_multiplier(base: GaussianEvent | PoissonEvent) -> float:
+def _noise_multiplier(base: GaussianEvent | PoissonEvent | WithoutReplacementEvent) -> float:
     return base.noise_multiplier if isinstance(base, GaussianEvent) else base.event.noise_multiplier
 
 
@@ -104,9 +185,13 @@ def _epsilon(steps: Steps, delta: float, accountant: Accountant, grid: float) ->
         return 0.0
     if _is_unbounded(steps):
         return math.inf
-    if accountant == "rdp":
-        return float(_rdp(steps, None).get_epsilon(delta))
-    return float(_pld(steps, grid).get_epsilon_for_delta(delta))
+    match accountant:
+        case "gdp":
+            return epsilon_of_mu(_mu(steps), delta=delta)
+        case "rdp":
+            return float(_rdp(steps, None).get_epsilon(delta))
+        case "pld":
+            return float(_pld(steps, grid).get_epsilon_for_delta(delta))
 
 
 @lru_cache(maxsize=4096)
@@ -115,9 +200,24 @@ def _delta(steps: Steps, epsilon: float, accountant: Accountant) -> float:
         return 0.0
     if _is_unbounded(steps):
         return 1.0
-    if accountant == "rdp":
-        return float(_rdp(steps, None).get_delta(epsilon))
-    return float(_pld(steps, RECORD_GRID).get_delta_for_epsilon(epsilon))
+    match accountant:
+        case "gdp":
+            mu = _mu(steps)
+            return 1.0 if mu == math.inf else min(1.0, gaussian_delta(mu, epsilon))
+        case "rdp":
+            return float(_rdp(steps, None).get_delta(epsilon))
+        case "pld":
+            return float(_pld(steps, RECORD_GRID).get_delta_for_epsilon(epsilon))
+
+
+def _mu(steps: Steps) -> float:
+    """Return the one number that Gaussian events amount to; inf with any other event."""
+    parts = [
+        math.sqrt(count) / base.noise_multiplier if isinstance(base, GaussianEvent) else math.inf
+        for base, count in steps
+    ]
+    # Rounded up, so that no order of adding comes out below another.
+    return math.hypot(*parts) * (1 + 1e-15)
 
 
 @lru_cache(maxsize=4096)
@@ -130,10 +230,16 @@ def _epsilon_at_order(steps: Steps, delta: float, order: float) -> float:
 
 
 def _rdp(steps: Steps, orders: tuple[float, ...] | None) -> Any:
+    from dp_accounting import NeighboringRelation  # noqa: PLC0415  slow import
     from dp_accounting.rdp import RdpAccountant  # noqa: PLC0415  slow import
 
     _drop_order_warnings()
-    accountant = RdpAccountant(orders)
+    replace_one = any(isinstance(base, WithoutReplacementEvent) for base, _ in steps)
+    # Gaussian events are halved already, so the relation matters to draws only.
+    accountant = RdpAccountant(
+        orders,
+        NeighboringRelation.REPLACE_ONE if replace_one else NeighboringRelation.ADD_OR_REMOVE_ONE,
+    )
     for base, count in steps:
         accountant.compose(to_dp_event(base), count)
     return accountant
@@ -161,7 +267,7 @@ def _fitted_grid(steps: Steps, grid: float) -> float:
     if grid >= RECORD_GRID and sum(count for _, count in steps) > _REFINE_ABOVE_STEPS:
         grid /= 10
     # The loss lies within about twice its epsilon at a vanishing delta.
-    spread = 2 * float(_rdp(steps, None).get_epsilon(_TAIL))
+    spread = 2 * float(_rdp(steps, _SPREAD_ORDERS).get_epsilon(_TAIL))
     return max(grid, spread / _MAX_POINTS)
 
 
@@ -171,8 +277,8 @@ def _composed(base: BaseEvent, count: int, grid: float) -> Any:
     if isinstance(base, GaussianEvent):
         # n Gaussian steps are one with sqrt(n) less noise, exactly.
         return _single_step(base.noise_multiplier / math.sqrt(count), 1.0, grid)
-    if isinstance(base, NonPrivateEvent):
-        raise PrivacyError("an event without privacy has no loss distribution")
+    if not isinstance(base, PoissonEvent):
+        raise PrivacyError(f"an event of kind {base.kind!r} has no loss distribution")
     step = _single_step(base.event.noise_multiplier, base.sampling_rate, grid)
     return step.self_compose(count)
 

@@ -1,8 +1,10 @@
 """The site's verdict on every charge: what a ledger amounts to, and whether more fits.
 
-Which accountant decides follows SOUNDNESS, rule 15. PLD is valid for one series of equal steps
-approved beforehand, from which campaigns may draw adaptively and stop early. Anything else is
-decided by RDP over all events at one order fixed beforehand. Where a series was approved and other
+Which accountant decides follows SOUNDNESS, rule 15. Whole sites are never sampled, so where the
+unit is the site every event is a plain Gaussian one and the exact filter of GDP decides. For rows
+and persons PLD is valid for one series of equal steps approved beforehand, from which campaigns may
+draw adaptively and stop early. Anything else is decided by RDP over all events at one order fixed
+beforehand. Where a series was approved and other
 events are charged as well, an adversary may choose between the two ways in view of results; the
 deltas of the two then add up (the outcomes split into those that stayed in the series and those
 that left it), so RDP decides at what the series leaves of delta.
@@ -12,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fl_core.campaign.guarantees import SITE
 from fl_core.errors import BudgetExhausted, PolicyRefused
 from fl_core.privacy.accounting import (
     RECORD_GRID,
@@ -31,7 +34,7 @@ class Spend:
 
     Attributes:
         epsilon: At the policy's delta; inf after a release without guarantee.
-        accountant: ``pld`` within the series, else ``rdp``.
+        accountant: ``gdp`` where the unit is a whole site, ``pld`` within the series, else ``rdp``.
         series_steps_left: Steps that the series still holds; None outside a series.
         terms: The terms it was computed under; a ledger fixes them at its first charge.
     """
@@ -45,8 +48,15 @@ class Spend:
 def spend(policy: SitePolicy, events: Sequence[EventRecord], *, grid: float = RECORD_GRID) -> Spend:
     """Return what all events of a ledger amount to at the policy's delta and unit.
 
-    Protects one unit of this dataset against everybody who sees what left the site.
+    Protects one unit of this dataset against everybody who sees what left the site. Where the unit
+    is the site, an event that is not plain Gaussian makes epsilon infinite.
+
+    Raises:
+        PrivacyError: An event that no accountant takes under the policy's adjacency.
     """
+    if policy.unit == SITE:
+        spent = epsilon(events, delta=policy.delta, accountant="gdp")
+        return Spend(spent, "gdp", None, policy.terms)
     left = _series_steps_left(policy, events)
     if left is not None:
         spent = epsilon(events, delta=policy.delta, accountant="pld", grid=grid)

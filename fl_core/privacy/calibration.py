@@ -2,7 +2,7 @@
 
 The search runs on a coarse grid and is finished on the recorded one. What is returned has been
 accounted for: its epsilon is at or under the target by the same accountant that will charge it.
-For one Gaussian release the exact curve of Balle and Wang is used in both directions.
+Releases that draw everybody need no search: their curve is exact in both directions.
 """
 
 import math
@@ -13,6 +13,14 @@ from fl_core.errors import IncompatibleParts, PrivacyError
 from fl_core.privacy.accounting import LIVE_GRID, RECORD_GRID, Accountant
 from fl_core.privacy.accounting import epsilon as accounted_epsilon
 from fl_core.privacy.events import dpsgd_event
+from fl_core.privacy.gaussian_curve import epsilon_of_mu, gaussian_epsilon, gaussian_sigma
+
+__all__ = [
+    "calibrate_gaussian_multiplier",
+    "calibrate_noise_multiplier",
+    "gaussian_epsilon",
+    "gaussian_sigma",
+]
 
 # Noise under this multiplier keeps no useful promise; a target that allows less gets this much.
 SMALLEST_MULTIPLIER = 0.05
@@ -43,7 +51,7 @@ def calibrate_noise_multiplier(
         PrivacyError: A number outside its range.
         IncompatibleParts: No noise multiplier up to 1e5 keeps the target.
     """
-    if not 0 < epsilon < math.inf:
+    if isinstance(epsilon, bool) or not 0 < epsilon < math.inf:
         raise PrivacyError(f"epsilon is {epsilon}, it must be above 0 and finite")
     if steps < 1 or not 0 < sampling_rate <= 1:
         raise PrivacyError(
@@ -65,6 +73,29 @@ def calibrate_noise_multiplier(
     if accountant == "rdp":
         search = _Search(target=epsilon, factor=0.75, tolerance=TOLERANCE)
     return search.run(lambda z: spent(z, accountant, RECORD_GRID), enough)
+
+
+def calibrate_gaussian_multiplier(*, epsilon: float, delta: float, rounds: int) -> float:
+    """Return the noise multiplier of Gaussian rounds that all draw everybody, by the exact curve.
+
+    It is rounded up to six digits, so that ``rounds`` of them end at most at ``epsilon``.
+
+    Args:
+        epsilon: Target for all rounds together, > 0.
+        delta: In (0, 1).
+        rounds: Rounds of the campaign, >= 1.
+
+    Raises:
+        PrivacyError: A number outside its range.
+    """
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise PrivacyError(f"rounds is {rounds!r}, it must be a whole number above 0")
+    whole = gaussian_sigma(epsilon=epsilon, delta=delta, sensitivity=1.0)
+    multiplier = _rounded_up(max(whole * math.sqrt(rounds), SMALLEST_MULTIPLIER))
+    # The root may have been rounded down where the six digits end.
+    while epsilon_of_mu(math.sqrt(rounds) / multiplier, delta=delta) > epsilon:
+        multiplier = _rounded_up(math.nextafter(multiplier, math.inf))
+    return multiplier
 
 
 def _bracket_above(spent: Callable[[float], float], *, target: float) -> float:
@@ -121,85 +152,3 @@ class _Search:
 def _rounded_up(multiplier: float) -> float:
     unit = 10.0 ** (5 - math.floor(math.log10(multiplier)))
     return math.ceil(multiplier * unit) / unit
-
-
-def gaussian_epsilon(*, sigma: float, sensitivity: float, delta: float) -> float:
-    """Return the exact epsilon of one Gaussian release; 0 where ``delta`` alone covers it.
-
-    Args:
-        sigma: Noise stddev, in units of the released value; 0 gives inf.
-        sensitivity: L2 sensitivity, same units, > 0.
-        delta: In (0, 1).
-
-    Raises:
-        PrivacyError: A number outside its range.
-
-    Source: Balle and Wang 2018, theorem 8, solved for epsilon by bisection.
-    """
-    _require_release(delta=delta, sensitivity=sensitivity)
-    if not 0 <= sigma < math.inf:
-        raise PrivacyError(f"sigma is {sigma}, it must be 0 or more and finite")
-    if sigma == 0:
-        return math.inf
-    ratio = sensitivity / sigma
-    if _gaussian_delta(ratio, 0.0) <= delta:
-        return 0.0
-    low, high = 0.0, 1.0
-    while _gaussian_delta(ratio, high) > delta:
-        low, high = high, 2 * high
-    return _bisected(lambda eps: _gaussian_delta(ratio, eps) <= delta, low, high)
-
-
-def gaussian_sigma(*, epsilon: float, delta: float, sensitivity: float) -> float:
-    """Return the smallest noise stddev that makes one release (epsilon, delta)-DP.
-
-    The classical ``sqrt(2 ln(1.25 / delta)) / epsilon`` is wrong above epsilon 1, loose below it.
-
-    Args:
-        epsilon: Target, > 0.
-        delta: In (0, 1).
-        sensitivity: L2 sensitivity, > 0; the result has its units.
-
-    Raises:
-        PrivacyError: A number outside its range.
-
-    Source: Balle and Wang 2018, theorem 8, solved for sigma by bisection.
-    """
-    _require_release(delta=delta, sensitivity=sensitivity)
-    if not 0 < epsilon < math.inf:
-        raise PrivacyError(f"epsilon is {epsilon}, it must be above 0 and finite")
-    low = high = 1.0
-    while _gaussian_delta(1 / high, epsilon) > delta:
-        high *= 2
-    while _gaussian_delta(1 / low, epsilon) <= delta:
-        low /= 2
-    multiplier = _bisected(lambda z: _gaussian_delta(1 / z, epsilon) <= delta, low, high)
-    return multiplier * sensitivity
-
-
-def _require_release(*, delta: float, sensitivity: float) -> None:
-    if not 0 < delta < 1:
-        raise PrivacyError(f"delta is {delta}, it must lie between 0 and 1, both excluded")
-    if not 0 < sensitivity < math.inf:
-        raise PrivacyError(f"sensitivity is {sensitivity}, it must be above 0 and finite")
-
-
-def _gaussian_delta(ratio: float, epsilon: float) -> float:
-    # delta = Phi(D/2s - eps s/D) - e^eps Phi(-D/2s - eps s/D), ratio = D/s
-    upper = _normal_cdf(ratio / 2 - epsilon / ratio)
-    lower = _normal_cdf(-ratio / 2 - epsilon / ratio)
-    return upper - (math.exp(epsilon + math.log(lower)) if lower > 0 else 0.0)
-
-
-def _normal_cdf(x: float) -> float:
-    return math.erfc(-x / math.sqrt(2)) / 2
-
-
-def _bisected(is_enough: Callable[[float], bool], low: float, high: float) -> float:
-    # Keeps the upper end, which is known to be enough.
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (low, middle) if is_enough(middle) else (middle, high)
-    return high

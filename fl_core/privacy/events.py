@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from fl_core.errors import PrivacyError
 from fl_core.updates.records import (
     ComposedEvent,
@@ -19,12 +17,14 @@ from fl_core.updates.records import (
     NonPrivateEvent,
     PoissonEvent,
     SelfComposedEvent,
+    WithoutReplacementEvent,
 )
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-BaseEvent = GaussianEvent | PoissonEvent | NonPrivateEvent
+BaseEvent = GaussianEvent | PoissonEvent | WithoutReplacementEvent | NonPrivateEvent
+NOTHING = ComposedEvent(events=())
 
 
 def dpsgd_event(*, noise_multiplier: float, sampling_rate: float, steps: int) -> EventRecord:
@@ -40,24 +40,97 @@ def dpsgd_event(*, noise_multiplier: float, sampling_rate: float, steps: int) ->
 
     Source: Abadi et al. 2016, Algorithm 1.
     """
-    _require_number("noise_multiplier", noise_multiplier, low=0.0, high=math.inf)
+    gaussian = _gaussian(noise_multiplier)
     _require_number("sampling_rate", sampling_rate, low=0.0, high=1.0)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise PrivacyError(f"steps is {steps!r}, it must be a whole number of 0 or more")
-    if steps == 0 or sampling_rate == 0:
-        return ComposedEvent(events=())
-    try:
-        gaussian = GaussianEvent(noise_multiplier=noise_multiplier)
-    except ValidationError as error:
-        raise PrivacyError(f"noise_multiplier is {noise_multiplier}, it must be finite") from error
+    if sampling_rate == 0:
+        _require_whole("steps", steps, low=0)
+        return NOTHING
     step = PoissonEvent(sampling_rate=sampling_rate, event=gaussian)
-    return SelfComposedEvent(event=step, count=steps)
+    return repeated(step, steps, named="steps")
+
+
+def gaussian_event(*, noise_multiplier: float, rounds: int) -> EventRecord:
+    """Return the event of ``rounds`` Gaussian releases that all draw everybody.
+
+    Args:
+        noise_multiplier: Noise stddev / L2 sensitivity, >= 0; 0 is no privacy.
+        rounds: Whole number >= 0.
+
+    Raises:
+        PrivacyError: A number outside its range, or not a number.
+    """
+    return repeated(_gaussian(noise_multiplier), rounds, named="rounds")
+
+
+def without_replacement_event(
+    *, noise_multiplier: float, sample_size: int, population: int, rounds: int
+) -> EventRecord:
+    """Return the event of rounds that draw a fixed number of units without replacement.
+
+    Accounted under replace-one only, and by RDP only.
+
+    Args:
+        noise_multiplier: Noise stddev / L2 distance by which a *replaced* unit moves the sum of a
+            draw: ``2 C`` for vectors clipped to C.
+        sample_size: Units per round, at least 1 and at most ``population``.
+        population: All units; public under replace-one.
+        rounds: Whole number >= 0.
+
+    Raises:
+        PrivacyError: A number outside its range, or not a number.
+
+    Source: Wang, Balle and Kasiviswanathan 2019, theorem 27 of the long version.
+    """
+    gaussian = _gaussian(noise_multiplier)
+    _require_whole("population", population, low=1)
+    _require_whole("sample_size", sample_size, low=1)
+    if sample_size > population:
+        raise PrivacyError(f"sample_size is {sample_size}, of a population of {population} only")
+    draw = WithoutReplacementEvent(sample_size=sample_size, population=population, event=gaussian)
+    return repeated(draw, rounds, named="rounds")
+
+
+def repeated(event: EventRecord, times: int, *, named: str = "times") -> EventRecord:
+    """Return ``event`` so many times; 0 times touches no data.
+
+    Raises:
+        PrivacyError: ``times`` is no whole number of 0 or more; the text calls it ``named``.
+    """
+    _require_whole(named, times, low=0)
+    return NOTHING if times == 0 else SelfComposedEvent(event=event, count=times)
+
+
+def sampling_rate_of(*, expected: float, population: int) -> float:
+    """Return the Poisson probability that draws ``expected`` of ``population`` units on average.
+
+    For analysis, and for populations that are public. The product never derives a rate from the
+    rows of a site: their number would show in it (SOUNDNESS, rule 5).
+
+    Raises:
+        PrivacyError: ``population`` under 1, or ``expected`` negative or above it.
+    """
+    _require_whole("population", population, low=1)
+    _require_number("expected", expected, low=0.0, high=float(population))
+    return expected / population
+
+
+def _gaussian(noise_multiplier: float) -> GaussianEvent:
+    _require_number("noise_multiplier", noise_multiplier, low=0.0, high=math.inf)
+    if noise_multiplier == math.inf:
+        raise PrivacyError("noise_multiplier is inf, it must be finite")
+    return GaussianEvent(noise_multiplier=noise_multiplier)
 
 
 def _require_number(name: str, value: float, *, low: float, high: float) -> None:
-    # NaN compares false with everything, so it fails here too.
-    if not low <= value <= high:
-        raise PrivacyError(f"{name} is {value}, it must lie between {low:g} and {high:g}")
+    # Numbers come from files too, where true and "1" are no rates. NaN compares false below.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
+        raise PrivacyError(f"{name} is {value!r}, it must be a number from {low:g} to {high:g}")
+
+
+def _require_whole(name: str, value: int, *, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise PrivacyError(f"{name} is {value!r}, it must be a whole number of {low} or more")
 
 
 def to_dp_event(event: EventRecord) -> "DpEvent":
@@ -69,6 +142,10 @@ def to_dp_event(event: EventRecord) -> "DpEvent":
             return dp.GaussianDpEvent(event.noise_multiplier)
         case PoissonEvent():
             return dp.PoissonSampledDpEvent(event.sampling_rate, to_dp_event(event.event))
+        case WithoutReplacementEvent():
+            return dp.SampledWithoutReplacementDpEvent(
+                event.population, event.sample_size, to_dp_event(event.event)
+            )
         case SelfComposedEvent():
             return dp.SelfComposedDpEvent(to_dp_event(event.event), event.count)
         case ComposedEvent():

@@ -30,7 +30,7 @@ class SiteSpend(Document):
     epsilon: float
     epsilon_limit: float
     delta: float
-    accountant: Literal["pld", "rdp"]
+    accountant: Literal["pld", "rdp", "gdp"]
     rounds_left: int
     ledger_seq: Count
     ledger_head_sha256: Sha256
@@ -93,7 +93,7 @@ class PrivacyStatement(Document):
     adjacency: str | None = None
     epsilon: float | None = None
     delta: float | None = None
-    accountant: Literal["pld"] | None = None
+    accountant: Literal["pld", "gdp"] | None = None
     noise: Noise | None = None
     sites: tuple[SiteSpend, ...] = ()
     not_stated: tuple[Name, ...] = ()

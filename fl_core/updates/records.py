@@ -8,9 +8,9 @@ Every field that a site fills is bounded. What it says is shown to people, added
 others, and a number beyond reason would stop them as surely as a malformed document.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from fl_core.artifacts.documents import Document
 from fl_core.campaign.specs import Name, Sha256
@@ -38,6 +38,26 @@ class PoissonEvent(Document):
     event: GaussianEvent
 
 
+class WithoutReplacementEvent(Document):
+    """``event`` on exactly ``sample_size`` of ``population`` units, drawn without replacement.
+
+    Holds under replace-one only: the size of the population is public. ``event``'s sensitivity is
+    that of a replaced unit, ``2 C`` for vectors clipped to C.
+    """
+
+    kind: Literal["without_replacement"] = "without_replacement"
+    sample_size: Count
+    population: Count
+    event: GaussianEvent
+
+    @model_validator(mode="after")
+    def _sample_fits(self) -> Self:
+        if self.sample_size > self.population:
+            msg = f"sample_size is {self.sample_size}, of a population of {self.population} only"
+            raise ValueError(msg)
+        return self
+
+
 class SelfComposedEvent(Document):
     """``event``, ``count`` times."""
 
@@ -60,7 +80,12 @@ class NonPrivateEvent(Document):
 
 
 EventRecord = Annotated[
-    GaussianEvent | PoissonEvent | SelfComposedEvent | ComposedEvent | NonPrivateEvent,
+    GaussianEvent
+    | PoissonEvent
+    | WithoutReplacementEvent
+    | SelfComposedEvent
+    | ComposedEvent
+    | NonPrivateEvent,
     Field(discriminator="kind"),
 ]
 SelfComposedEvent.model_rebuild()
@@ -127,7 +152,8 @@ class Spending(Document):
         epsilon: Spent over all campaigns on this dataset, at ``delta``.
         epsilon_limit: Limit of the site's policy.
         delta: The policy's delta.
-        accountant: ``pld`` where one approved series decides, else ``rdp`` (SOUNDNESS, rule 15).
+        accountant: ``pld`` where one approved series decides, ``gdp`` where the unit is a whole
+            site, else ``rdp`` (SOUNDNESS, rule 15).
         rounds_left: Further rounds of this campaign that the policy still allows.
         events: All that was charged, equal steps added up; epsilon follows from them.
         terms: Under which it was decided.
@@ -138,7 +164,7 @@ class Spending(Document):
     epsilon: Annotated[float, Field(ge=0, le=LARGEST_EPSILON)]
     epsilon_limit: Annotated[float, Field(gt=0, le=LARGEST_EPSILON)]
     delta: Annotated[float, Field(gt=0, lt=1)]
-    accountant: Literal["pld", "rdp"]
+    accountant: Literal["pld", "rdp", "gdp"]
     rounds_left: Annotated[int, Field(ge=0, le=9999)]
     events: Annotated[tuple[EventRecord, ...], Field(max_length=1000)] = ()
     terms: Terms | None = None

@@ -36,8 +36,7 @@ OTHER_WORDS = {
 
 # Where the other word is the right one, with the reason.
 SAID_ELSEWHERE = {
-    ("fl_core/privacy/calibration.py", "sigma"): "Balle and Wang 2018 and the known answers",
-    ("fl_core/privacy/calibration.py", "eps"): "variable of the bisection beside `epsilon`",
+    ("fl_core/privacy/gaussian_curve.py", "sigma"): "Balle and Wang 2018 and the known answers",
 }
 
 
