@@ -30,6 +30,9 @@ Accountant = Literal["pld", "rdp", "gdp"]
 Adjacency = Literal["add_remove", "replace_one"]
 Steps = tuple[tuple[BaseEvent, int], ...]
 
+# Shape of the number of tuning runs.
+POISSON = math.inf
+
 RECORD_GRID = 1e-4
 LIVE_GRID = 1e-3
 # Rounding up adds up over steps: beyond this many the recorded grid is refined tenfold
@@ -132,6 +135,34 @@ def rdp_epsilon_at_order(events: Sequence[EventRecord], *, delta: float, order: 
     return _epsilon_at_order(_steps(events, "rdp", "add_remove"), delta, float(order))
 
 
+def tuning_epsilon(
+    events: Sequence[EventRecord], *, delta: float, expected_trials: float, shape: float = POISSON
+) -> float:
+    """Return the epsilon, by RDP, of releasing only the best of a random number of equal runs.
+
+    The number of runs must be drawn from the distribution before the first of them, and nothing of
+    the others may be looked at. A number fixed beforehand composes all its runs instead.
+
+    Args:
+        events: Everything that one run charges.
+        delta: In (0, 1).
+        expected_trials: Mean of the number of runs, >= 1.
+        shape: Of the number's distribution: ``POISSON``, or that of a truncated negative binomial,
+            1 being the geometric and 0 the logarithmic distribution.
+
+    Raises:
+        PrivacyError: A number outside its range, or an event that RDP does not take.
+
+    Source: Papernot and Steinke 2022, theorems 2 and 6, as dp_accounting implements them.
+    """
+    _require_delta(delta)
+    if isinstance(expected_trials, bool) or not 1 <= expected_trials < math.inf:
+        raise PrivacyError(f"expected_trials is {expected_trials}, it must be 1 or more and finite")
+    if isinstance(shape, bool) or not shape >= 0:
+        raise PrivacyError(f"shape is {shape}, it must be 0 or more, or POISSON")
+    return _tuning_epsilon(_steps(events, "rdp", "add_remove"), delta, expected_trials, shape)
+
+
 def _require_delta(delta: float) -> None:
     if not 0 < delta < 1:
         raise PrivacyError(f"delta is {delta}, it must lie between 0 and 1, both excluded")
@@ -208,6 +239,26 @@ def _delta(steps: Steps, epsilon: float, accountant: Accountant) -> float:
             return float(_rdp(steps, None).get_delta(epsilon))
         case "pld":
             return float(_pld(steps, RECORD_GRID).get_delta_for_epsilon(epsilon))
+
+
+@lru_cache(maxsize=256)
+def _tuning_epsilon(steps: Steps, delta: float, expected_trials: float, shape: float) -> float:
+    from dp_accounting import (  # noqa: PLC0415  slow import
+        ComposedDpEvent,
+        RepeatAndSelectDpEvent,
+        SelfComposedDpEvent,
+    )
+    from dp_accounting.rdp import RdpAccountant  # noqa: PLC0415  slow import
+
+    if not steps:
+        return 0.0
+    if _is_unbounded(steps):
+        return math.inf
+    _drop_order_warnings()
+    run = ComposedDpEvent([SelfComposedDpEvent(to_dp_event(base), count) for base, count in steps])
+    accountant = RdpAccountant()
+    accountant.compose(RepeatAndSelectDpEvent(run, expected_trials, shape))
+    return float(accountant.get_epsilon(delta))
 
 
 def _mu(steps: Steps) -> float:
