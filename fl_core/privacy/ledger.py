@@ -8,7 +8,7 @@ the one that is written. Epsilon is never stored; it is derived from the events.
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -17,7 +17,8 @@ from fl_core.artifacts.documents import to_bytes
 from fl_core.artifacts.store import ObjectStore
 from fl_core.errors import LedgerConflict, LedgerCorrupt, PolicyRefused
 from fl_core.privacy.budget import Spend
-from fl_core.privacy.ledger_entries import NO_ENTRY, Chain, LedgerEntry, read_ledger
+from fl_core.privacy.ledger_documents import NO_ENTRY, LedgerEntry
+from fl_core.privacy.ledger_entries import Chain, ChainReader, require_sound
 from fl_core.updates.records import EventRecord, Terms
 from fl_core.updates.signing import public_hex, sign
 
@@ -34,9 +35,10 @@ class Ledger:
         unit: Unit of protection.
         key: The site's signing key.
         clock: Source of the entries' times.
+        reader: Has read this ledger before, so that it is not checked again from its start.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a ledger is about, and two sources with defaults
         self,
         store: ObjectStore,
         *,
@@ -44,8 +46,10 @@ class Ledger:
         unit: str,
         key: Ed25519PrivateKey,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        reader: ChainReader | None = None,
     ) -> None:
         self._store = store
+        self._reader = reader or ChainReader(public_hex(key))
         self._key = key
         self._clock = clock
         self.dataset = dataset
@@ -78,13 +82,13 @@ class Ledger:
         return ledger
 
     def chain(self) -> Chain:
-        """Return the whole ledger after checking every entry.
+        """Return the whole ledger; what was added since the last call is checked.
 
         Raises:
             LedgerCorrupt: With the first entry that does not hold; there is no genesis; or the
                 ledger is about another dataset or unit.
         """
-        chain = read_ledger(self._store, public_hex(self._key))
+        chain = require_sound(self._reader.read(self._store))
         own = (chain.entries[0].dataset, chain.entries[0].unit)
         if own != (self.dataset, self.unit):
             raise LedgerCorrupt(
@@ -135,6 +139,7 @@ class Ledger:
             chain = self.chain()
             earlier = chain.reserve_of(campaign_digest, round_number)
             if earlier is not None:
+                _require_not_over(chain, earlier)
                 return _require_same_charge(earlier, plan_sha256, event)
             decided = require(chain.events())
             terms = decided.terms if isinstance(decided, Spend) else None
@@ -150,28 +155,54 @@ class Ledger:
             )
             if (written := self._append(entry)) is not None:
                 return written
-        raise LedgerConflict(f"ledger of {self.dataset!r} was busy {MAX_ATTEMPTS} times; try again")
+        raise self._busy()
 
     def commit(self, reserve: LedgerEntry) -> LedgerEntry:
         """Note that the update of a reserve is in the outbox; a second time changes nothing.
+
+        What a recovery has charged is returned as it is: that round's charge is final.
+
+        Raises:
+            LedgerCorrupt: The reserve is not in this ledger or was voided, or the ledger does not
+                hold.
+            LedgerConflict: Other writers won every attempt.
+        """
+        ending = self._end(reserve, kind="commit")
+        if ending.kind == "void":
+            raise LedgerCorrupt(
+                f"round {reserve.round} of dataset {self.dataset!r} was voided as entry "
+                f"{ending.seq}, and the outbox holds an update of it; it must not leave"
+            )
+        return ending
+
+    def void(self, reserve: LedgerEntry) -> LedgerEntry:
+        """Take a reserve back that nothing was trained for; returns how the reserve ended.
+
+        The caller has written the outbox's tombstone and seen that no attempt was begun (SOUNDNESS,
+        rule 12); after that no training for it can start, so its event is not spent. A reserve
+        that was committed stays committed.
 
         Raises:
             LedgerCorrupt: The reserve is not in this ledger, or the ledger does not hold.
             LedgerConflict: Other writers won every attempt.
         """
+        return self._end(reserve, kind="void")
+
+    def _end(self, reserve: LedgerEntry, *, kind: Literal["commit", "void"]) -> LedgerEntry:
+        if reserve.kind == "recovered":
+            return reserve
         for _ in range(MAX_ATTEMPTS):
             chain = self.chain()
-            if reserve not in chain.entries:
+            if chain.reserve_of(str(reserve.campaign_digest), reserve.round or 0) != reserve:
                 raise LedgerCorrupt(
                     f"reserve {reserve.seq} is not in the ledger of {self.dataset!r}; it was "
                     "rolled back or is another ledger's"
                 )
-            for entry in chain.entries:
-                if entry.reserve_seq == reserve.seq:
-                    return entry
+            if (ending := chain.endings.get(reserve.seq)) is not None:
+                return ending
             entry = LedgerEntry(
                 **self._next_fields(chain),
-                kind="commit",
+                kind=kind,
                 campaign_digest=reserve.campaign_digest,
                 round=reserve.round,
                 plan_sha256=reserve.plan_sha256,
@@ -179,11 +210,16 @@ class Ledger:
             )
             if (written := self._append(entry)) is not None:
                 return written
-        raise LedgerConflict(f"ledger of {self.dataset!r} was busy {MAX_ATTEMPTS} times; try again")
+        raise self._busy()
+
+    def _busy(self) -> LedgerConflict:
+        return LedgerConflict(
+            f"ledger of {self.dataset!r} was busy {MAX_ATTEMPTS} times; try again"
+        )
 
     def _next_fields(self, chain: Chain) -> dict[str, Any]:
         return {
-            "seq": len(chain.entries) + 1,
+            "seq": chain.entries[-1].seq + 1,
             "dataset": self.dataset,
             "unit": self.unit,
             "time": self._clock(),
@@ -194,6 +230,15 @@ class Ledger:
         signed = sign(entry, self._key)
         return (
             signed if self._store.put_once(keys.ledger_entry(entry.seq), to_bytes(signed)) else None
+        )
+
+
+def _require_not_over(chain: Chain, earlier: LedgerEntry) -> None:
+    if earlier.kind == "recovered" or chain.is_voided(earlier):
+        how = "charged by a recovery" if earlier.kind == "recovered" else "voided"
+        raise PolicyRefused(
+            f"this round was {how} (entry {earlier.seq} of dataset {chain.entries[0].dataset!r}); "
+            "nothing is trained for it any more"
         )
 
 

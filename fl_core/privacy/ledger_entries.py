@@ -1,76 +1,39 @@
-"""The entries of a ledger, and the check that a chain of them holds.
+"""Reading a ledger, and the check that a chain of entries holds.
 
 Reading needs the public key only, so a coordinator, an auditor or a backup can verify a copy. The
-check is the same everywhere: sequence without gaps, hashes, signatures, one dataset, one charge per
-round, commits of open reserves only. It cannot show that the end of a chain was cut off; witnesses
-outside the site can.
+check is the same everywhere: sequence, hashes, signatures, one dataset, one charge per round, one
+ending per reserve. A gap holds only where a later signed recovery names it and charges for it. A
+chain cannot show that its end was cut off; witnesses outside the site can.
+
+A reader remembers what it has checked and reads on from there, so that a charge costs the same in
+round 1,000 as in round 10.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal, Self
-
-from pydantic import AwareDatetime, Field, model_validator
+import re
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from fl_core.artifacts import keys
-from fl_core.artifacts.documents import Document, from_bytes, sha256_hex
+from fl_core.artifacts.documents import from_bytes, sha256_hex, to_bytes
 from fl_core.artifacts.store import ObjectStore
-from fl_core.campaign.specs import Count, Name, Sha256
 from fl_core.errors import LedgerCorrupt, ObjectCorrupt
-from fl_core.updates.records import EventRecord, Terms
+from fl_core.privacy.ledger_documents import NO_ENTRY, LedgerEntry, LostCharge, LostRange
+from fl_core.updates.records import EventRecord
 from fl_core.updates.signing import verify_signature
 
-NO_ENTRY = "0" * 64
+__all__ = [
+    "NO_ENTRY",
+    "Chain",
+    "ChainReader",
+    "LedgerEntry",
+    "LostCharge",
+    "LostRange",
+    "read_ledger",
+    "verify_ledger",
+]
 
-
-class LedgerEntry(Document):
-    """One line of a ledger.
-
-    Attributes:
-        seq: From 1, without gaps.
-        dataset: Opaque id of the protected data.
-        unit: Unit of protection.
-        kind: ``genesis`` opens a ledger, ``reserve`` charges, ``commit`` says that the update of a
-            reserve is in the outbox.
-        campaign_digest: Campaign of a reserve or commit.
-        round: Its round.
-        plan_sha256: Hash of the plan that the site accepted for that round.
-        event: What a reserve charges.
-        terms: Terms under which a reserve was decided; None where no budget applies.
-        reserve_seq: The reserve that a commit belongs to.
-        time: When it was written, by the site's clock, UTC.
-        previous_sha256: SHA-256 of the stored bytes of the entry before; zeros at genesis.
-        signature: Ed25519 of the site over the rest.
-    """
-
-    seq: Count
-    dataset: Name
-    unit: str
-    kind: Literal["genesis", "reserve", "commit"]
-    campaign_digest: Sha256 | None = None
-    round: Count | None = None
-    plan_sha256: Sha256 | None = None
-    event: EventRecord | None = None
-    terms: Terms | None = None
-    reserve_seq: Count | None = None
-    time: AwareDatetime
-    previous_sha256: Sha256
-    signature: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")] = ""
-
-    @model_validator(mode="after")
-    def _fields_fit_kind(self) -> Self:
-        exchange = (self.campaign_digest, self.round, self.plan_sha256)
-        has_exchange = all(field is not None for field in exchange)
-        is_bare = all(field is None for field in exchange)
-        fits = {
-            "genesis": is_bare and self.event is None and self.reserve_seq is None,
-            "reserve": has_exchange and self.event is not None and self.reserve_seq is None,
-            "commit": has_exchange and self.event is None and self.reserve_seq is not None,
-        }
-        if not fits[self.kind] or (self.terms is not None and self.kind != "reserve"):
-            msg = f"fields do not fit an entry of kind {self.kind}"
-            raise ValueError(msg)
-        return self
+_KEY = re.compile(re.escape(keys.LEDGER) + r"([0-9]{6,9})\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +44,93 @@ class Chain:
         entries: In order, up to the first that cannot be read.
         head_sha256: Hash of the last one's stored bytes.
         findings: What does not hold, in order; empty if all of it does.
+        charges: The entry that charged a round, by campaign digest and round.
+        endings: Commit or void by the sequence number of its reserve.
     """
 
-    entries: list[LedgerEntry]
-    head_sha256: str
-    findings: list[str]
+    entries: list[LedgerEntry] = field(default_factory=list)
+    head_sha256: str = NO_ENTRY
+    findings: list[str] = field(default_factory=list)
+    charges: dict[tuple[str, int], LedgerEntry] = field(default_factory=dict)
+    endings: dict[int, LedgerEntry] = field(default_factory=dict)
 
     def events(self) -> list[EventRecord]:
-        """Return the events of all reserves, committed or not: a reserve counts as spent."""
-        return [entry.event for entry in self.entries if entry.event is not None]
+        """Return the events of all charges, committed or not: a reserve counts as spent.
+
+        Voided reserves are left out; what a recovery charged is in.
+        """
+        found: list[EventRecord] = []
+        for entry in self.entries:
+            if entry.event is not None and not self.is_voided(entry):
+                found.append(entry.event)
+            found += [lost.event for lost in entry.charges or ()]
+        return found
 
     def reserve_of(self, campaign_digest: str, round_number: int) -> LedgerEntry | None:
-        """Return the charge of one round, or None."""
-        return _reserve_of(self.entries, campaign_digest, round_number)
+        """Return the entry that charged one round, a reserve or a recovery, or None."""
+        return self.charges.get((campaign_digest, round_number))
+
+    def is_voided(self, reserve: LedgerEntry) -> bool:
+        """Say whether a reserve was taken back."""
+        ending = self.endings.get(reserve.seq)
+        return ending is not None and ending.kind == "void"
+
+    def open_reserves(self) -> list[LedgerEntry]:
+        """Return the reserves that were neither committed nor voided."""
+        reserves = (entry for entry in self.entries if entry.kind == "reserve")
+        return [entry for entry in reserves if entry.seq not in self.endings]
+
+
+class ChainReader:
+    """Reads one ledger again and again; what it has checked is not read again.
+
+    The last checked entry is read again each time, and through its hash it stands for all before
+    it. Whatever else looks different from before (an entry gone, another number, a recovery) makes
+    it check the whole ledger afresh. Threads may share a reader.
+
+    Args:
+        public_key: Key that signs the ledger, hex.
+    """
+
+    def __init__(self, public_key: str) -> None:
+        self._public_key = public_key
+        self._lock = threading.Lock()
+        self._known: list[str] = []
+        self._chain = Chain()
+
+    def read(self, store: ObjectStore) -> Chain:
+        """Return the ledger as it is now; the caller may keep what it gets."""
+        with self._lock:
+            found = store.list(keys.LEDGER)
+            if not self._read_on(store, found):
+                self._known, self._chain = found, _checked(store, found, self._public_key)
+            chain = self._chain
+            return Chain(
+                list(chain.entries),
+                chain.head_sha256,
+                list(chain.findings),
+                dict(chain.charges),
+                dict(chain.endings),
+            )
+
+    def _read_on(self, store: ObjectStore, found: list[str]) -> bool:
+        """Check what was added at the end; return False where only a full check will do."""
+        known, chain = self._known, self._chain
+        # What is added goes into the same containers: whatever is raised below, all is read afresh.
+        self._known = []
+        if not known or chain.findings or found[: len(known)] != known:
+            return False
+        if sha256_hex(store.get(known[-1])) != chain.head_sha256:
+            return False
+        for key in found[len(known) :]:
+            entry, data = _entry_at(store, key)
+            if entry is None or entry.kind == "recovered":
+                return False
+            chain = _extended(chain, entry, data, _Context(key, self._public_key, ()))
+            if chain.findings:
+                return False
+        self._known, self._chain = found, chain
+        return True
 
 
 def read_ledger(store: ObjectStore, public_key: str) -> Chain:
@@ -102,7 +139,15 @@ def read_ledger(store: ObjectStore, public_key: str) -> Chain:
     Raises:
         LedgerCorrupt: With the first entry that does not hold; or there is no genesis.
     """
-    chain = _checked(store, public_key)
+    return require_sound(ChainReader(public_key).read(store))
+
+
+def require_sound(chain: Chain) -> Chain:
+    """Return a chain that holds.
+
+    Raises:
+        LedgerCorrupt: With the first entry that does not hold; or there is no genesis.
+    """
     if chain.findings:
         raise LedgerCorrupt(
             f"{chain.findings[0]}; stop training on this dataset and restore its ledger"
@@ -112,68 +157,111 @@ def read_ledger(store: ObjectStore, public_key: str) -> Chain:
 
 def verify_ledger(store: ObjectStore, public_key: str) -> list[str]:
     """Return what does not hold in a ledger, in order; empty if all of it does."""
-    return _checked(store, public_key).findings
+    return ChainReader(public_key).read(store).findings
 
 
-def _checked(store: ObjectStore, public_key: str) -> Chain:
-    found = store.list(keys.LEDGER)
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What one entry is held against, beside the chain before it."""
+
+    key: str
+    public_key: str
+    recoveries: tuple[LedgerEntry, ...]
+
+    def is_lost(self, seqs: Iterable[int]) -> bool:
+        return all(any(each.has_lost(seq) for each in self.recoveries) for seq in seqs)
+
+
+def _checked(store: ObjectStore, found: list[str], public_key: str) -> Chain:
     if not found:
         none = "there is no ledger: no genesis; `fedloom site init` writes one, once"
-        return Chain([], NO_ENTRY, [none])
-    entries: list[LedgerEntry] = []
-    findings: list[str] = []
-    previous = NO_ENTRY
-    for seq, key in enumerate(found, start=1):
-        if key != keys.ledger_entry(seq):
-            findings.append(f"ledger entry {seq} is missing: found {key} in its place")
+        return Chain(findings=[none])
+    read = [(key, *_entry_at(store, key)) for key in found]
+    recoveries = tuple(
+        entry
+        for _, entry, _ in read
+        if entry is not None and entry.kind == "recovered" and verify_signature(entry, public_key)
+    )
+    chain = Chain()
+    for key, entry, data in read:
+        seq = _seq_of(key)
+        last = chain.entries[-1].seq if chain.entries else 0
+        context = _Context(key, public_key, recoveries)
+        if seq is None or seq <= last or not context.is_lost(range(last + 1, seq)):
+            chain.findings.append(f"ledger entry {last + 1} is missing: found {key} in its place")
             break
-        data = store.get(key)
-        try:
-            entry = from_bytes(LedgerEntry, data, what=key)
-        except ObjectCorrupt as error:
-            findings.append(f"ledger entry {seq} cannot be read: {error}")
+        if entry is None:
+            chain.findings.append(f"ledger entry {seq} cannot be read: {data.decode()}")
             break
-        findings += [f"ledger entry {seq} {fault}" for fault in _faults(entry, entries, previous)]
-        if not verify_signature(entry, public_key):
-            findings.append(f"ledger entry {seq} is not signed by the site's key")
-        entries.append(entry)
-        previous = sha256_hex(data)
-    return Chain(entries, previous, findings)
+        chain = _extended(chain, entry, data, context)
+    return chain
 
 
-def _faults(entry: LedgerEntry, before: Sequence[LedgerEntry], previous: str) -> list[str]:
+def _entry_at(store: ObjectStore, key: str) -> tuple[LedgerEntry | None, bytes]:
+    """Return an entry with its bytes, or None with the complaint in their place."""
+    data = store.get(key)
+    try:
+        return from_bytes(LedgerEntry, data, what=key), data
+    except ObjectCorrupt as error:
+        return None, str(error).encode()
+
+
+def _extended(chain: Chain, entry: LedgerEntry, data: bytes, context: _Context) -> Chain:
+    """Return the chain with one entry more; its containers are reused."""
+    faults = _faults(entry, chain, context)
+    if to_bytes(entry) != data:
+        faults.append("is not in the form that was signed")
+    if not verify_signature(entry, context.public_key):
+        faults.append("is not signed by the site's key")
+    number = _seq_of(context.key)
+    chain.findings.extend(f"ledger entry {number} {fault}" for fault in faults)
+    chain.entries.append(entry)
+    if entry.kind == "reserve":
+        chain.charges.setdefault((str(entry.campaign_digest), entry.round or 0), entry)
+    for lost in entry.charges or ():
+        chain.charges.setdefault((lost.campaign_digest, lost.round), entry)
+    if entry.reserve_seq is not None:
+        chain.endings.setdefault(entry.reserve_seq, entry)
+    return Chain(chain.entries, sha256_hex(data), chain.findings, chain.charges, chain.endings)
+
+
+def _faults(entry: LedgerEntry, before: Chain, context: _Context) -> list[str]:
     faults = []
-    if entry.seq != len(before) + 1:
+    number = _seq_of(context.key)
+    last = before.entries[-1].seq if before.entries else 0
+    is_after_gap = entry.seq > last + 1
+    if entry.seq != number:
         faults.append(f"says it is number {entry.seq}")
-    if entry.previous_sha256 != previous:
+    # Nobody knows what an entry after a lost one followed; a recovery follows what is left.
+    is_free = is_after_gap and entry.kind != "recovered"
+    if entry.previous_sha256 != before.head_sha256 and not is_free:
         faults.append("does not follow the entry before it")
-    if (entry.kind == "genesis") != (not before):
+    if (entry.kind == "genesis") != (not before.entries):
         faults.append(f"is a {entry.kind} out of place")
-    if before and (entry.dataset, entry.unit) != (before[0].dataset, before[0].unit):
+    first = before.entries[0] if before.entries else entry
+    if (entry.dataset, entry.unit) != (first.dataset, first.unit):
         faults.append("is about another dataset or unit")
-    if entry.kind == "reserve" and _reserve_of(before, entry.campaign_digest, entry.round):
+    if entry.kind == "reserve" and _charge_of(before, entry) is not None:
         faults.append("charges a round for the second time")
-    if entry.kind == "commit" and not _commits_one_reserve(entry, before):
-        faults.append("commits no open reserve")
+    if entry.is_ending and not _ends_one_reserve(entry, before, context):
+        faults.append(f"{entry.kind}s no open reserve")
     return faults
 
 
-def _commits_one_reserve(entry: LedgerEntry, before: Sequence[LedgerEntry]) -> bool:
-    if any(other.reserve_seq == entry.reserve_seq for other in before):
+def _ends_one_reserve(entry: LedgerEntry, before: Chain, context: _Context) -> bool:
+    seq = entry.reserve_seq or 0
+    if seq in before.endings:
         return False
-    reserve = _reserve_of(before, entry.campaign_digest, entry.round)
-    return (
-        reserve is not None
-        and reserve.seq == entry.reserve_seq
-        and reserve.plan_sha256 == entry.plan_sha256
-    )
+    if context.is_lost([seq]):
+        return True
+    reserve = _charge_of(before, entry)
+    return reserve is not None and reserve.seq == seq and reserve.plan_sha256 == entry.plan_sha256
 
 
-def _reserve_of(
-    entries: Sequence[LedgerEntry], campaign_digest: str | None, round_number: int | None
-) -> LedgerEntry | None:
-    for entry in entries:
-        own = (entry.campaign_digest, entry.round)
-        if entry.kind == "reserve" and own == (campaign_digest, round_number):
-            return entry
-    return None
+def _charge_of(chain: Chain, entry: LedgerEntry) -> LedgerEntry | None:
+    return chain.reserve_of(str(entry.campaign_digest), entry.round or 0)
+
+
+def _seq_of(key: str) -> int | None:
+    match = _KEY.fullmatch(key)
+    return None if match is None else int(match[1])

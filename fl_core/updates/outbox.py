@@ -3,15 +3,17 @@
 One charge pays for one released draw of noise (SOUNDNESS, rule 11). Two processes of one site, one
 of them thought dead, must not let two noised trainings out, and a training that failed must not be
 tried again until it fits. Both rest on one write-once object per exchange, ``end.json``: the first
-of *committed* and *failed* to be written is how the exchange ended, for everybody and for good.
-Whoever comes later gets what is stored and sends that.
+of *committed*, *failed* and *voided* to be written is how the exchange ended, for everybody and for
+good. Whoever comes later gets what is stored and sends that. A void is the tombstone that must
+stand before a charge is taken back (rule 12): it and the beginning of a training each write first
+and look for the other afterwards, so at most one of them goes on.
 
 Layout below the exchange's prefix (``artifacts.keys.exchange``)::
 
     plan.json                the plan's hash that this exchange belongs to
     attempts/1.json, 2.json  written before a training starts
     files/<sha256>           contents of a commit; those of a lost one stay unreferenced
-    end.json                 committed with the hash of every file, or failed with a code
+    end.json                 committed with the hash of every file, failed with a code, or voided
 
 Files lie under their own hash, so the files of two attempts never mix. The caller holds
 ``exclusive`` while it trains; without it two attempts could run at once, and still only one of
@@ -78,10 +80,20 @@ class Failed(Document):
     code: str
 
 
+class Voided(Document):
+    """The exchange ended before a training began: a tombstone that forbids one."""
+
+    kind: Literal["voided"] = "voided"
+
+
+_End = Committed | Failed | Voided
+_HOW = {"committed": "has committed", "failed": "has failed", "voided": "was voided"}
+
+
 class _Ending(Document):
     """How an exchange ended, whichever way."""
 
-    end: Annotated[Committed | Failed, Field(discriminator="kind")]
+    end: Annotated[_End, Field(discriminator="kind")]
 
 
 class Outbox:
@@ -128,7 +140,7 @@ class Outbox:
         ending = self._ending(prefix)
         if ending is not None:
             raise RoundClosed(
-                f"exchange {prefix} has {ending.kind}; nothing is trained for it again"
+                f"exchange {prefix} {_HOW[ending.kind]}; nothing is trained for it again"
             )
         if number is None:
             raise RoundClosed(
@@ -147,7 +159,7 @@ class Outbox:
 
         Raises:
             PolicyRefused: No attempt was begun.
-            RoundClosed: The exchange ended as failed; these files never leave.
+            RoundClosed: The exchange ended as failed or voided; these files never leave.
             ValueError: No files, or a name that is not a plain file name.
         """
         if not files or not all(_FILE_NAME.fullmatch(name) for name in files):
@@ -160,8 +172,10 @@ class Outbox:
         for name, data in files.items():
             self._store.put_once(_file_key(prefix, hashes[name]), data)
         ending = self._write_ending(prefix, Committed(files=hashes))
-        if isinstance(ending, Failed):
-            raise RoundClosed(f"exchange {prefix} has failed before; this update must not leave")
+        if not isinstance(ending, Committed):
+            raise RoundClosed(
+                f"exchange {prefix} {_HOW[ending.kind]} before; this update must not leave"
+            )
         return self._files(prefix, ending)
 
     def committed(self, prefix: str) -> dict[str, bytes] | None:
@@ -180,7 +194,22 @@ class Outbox:
             True if the exchange is over without an update; False if files were committed before,
             which stay to be sent.
         """
-        return isinstance(self._write_ending(prefix, Failed(code=code)), Failed)
+        return not isinstance(self._write_ending(prefix, Failed(code=code)), Committed)
+
+    def void(self, prefix: str) -> bool:
+        """Close an exchange for good, and say whether no training was ever begun for it.
+
+        Only then may its charge be taken back. The tombstone is written first: whoever begins an
+        attempt later sees it and does not train (SOUNDNESS, rule 12).
+
+        Returns:
+            True if the exchange is voided and no attempt was begun. False if it ended otherwise,
+            or an attempt was begun or is being begun: its charge stands.
+        """
+        ending = self._write_ending(prefix, Voided())
+        if not isinstance(ending, Voided):
+            return False
+        return _read(self._store, _attempt_key(prefix, 1), Attempt) is None
 
     def is_closed(self, prefix: str) -> bool:
         """Say whether no further attempt may start: it ended, or both attempts were used."""
@@ -193,11 +222,11 @@ class Outbox:
         data = to_bytes(Attempt(number=number))
         return self._store.put_once(_attempt_key(prefix, number), data)
 
-    def _ending(self, prefix: str) -> Committed | Failed | None:
+    def _ending(self, prefix: str) -> _End | None:
         ending = _read(self._store, _end_key(prefix), _Ending)
         return None if ending is None else ending.end
 
-    def _write_ending(self, prefix: str, ending: Committed | Failed) -> Committed | Failed:
+    def _write_ending(self, prefix: str, ending: _End) -> _End:
         return write_document(self._store, _end_key(prefix), _Ending(end=ending)).end
 
     def _files(self, prefix: str, ending: Committed) -> dict[str, bytes]:
