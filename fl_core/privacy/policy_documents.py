@@ -31,6 +31,10 @@ SITE = "site"
 """The unit of a ledger that counts a site's whole data as one."""
 
 
+UNUSED_RDP_ORDER = 2.0
+"""Of a ledger whose unit is a whole site: GDP decides there."""
+
+
 class CoordinatorWitness(Document):
     """The campaign's store, which the coordinator runs."""
 
@@ -180,7 +184,8 @@ class SitePolicy(Document):
                 "epsilon": self.client.epsilon,
                 "delta": self.client.delta,
                 "series": None,
-                "rdp_order": None,
+                # No RDP decides there; a fixed order keeps the terms when the limit is changed.
+                "rdp_order": UNUSED_RDP_ORDER,
                 "client": None,
             }
         )
