@@ -21,7 +21,7 @@ from fl_core.cohorts.selection import SELECTIONS, Selection
 from fl_core.errors import IncompatibleParts
 from fl_core.privacy.forecast import require_campaign_budget
 from fl_core.privacy.mechanism import MECHANISMS, NoisePlan, NoiseSetting
-from fl_core.updates.records import EventRecord, GaussianEvent, NonPrivateEvent
+from fl_core.updates.records import EventRecord, GaussianEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,8 @@ class Assembly:
         return noise if noise is not None and noise.stage == "update" else None
 
     @property
-    def row_event(self) -> EventRecord:
-        """What one round costs one unit of a site's rows, on the site's ledger.
+    def row_event(self) -> EventRecord | None:
+        """What one round costs one unit of a site's rows; None where nothing is promised to it.
 
         Noise on the whole update protects a unit too: it can turn one clipped update into any
         other, which are 2 C apart, so it is charged at half the multiplier. Noise that the
@@ -76,7 +76,7 @@ class Assembly:
         if self.local_noise is not None:
             multiplier = self.local_noise.noise_stddev / self.local_noise.clip_norm
             return GaussianEvent(noise_multiplier=multiplier / 2)
-        return NonPrivateEvent()
+        return None
 
     @property
     def site_event(self) -> EventRecord | None:

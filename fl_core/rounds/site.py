@@ -1,10 +1,12 @@
 """What a site is to a round: its work on its rows, and what it owns."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.policy_documents import SitePolicy
+from fl_core.privacy.randomness import NoiseStream, SecureStream
 from fl_core.privacy.witness import WitnessedStore
 from fl_core.rounds.upload_time import WALL_CLOCK, Clock
 from fl_core.updates.outbox import Outbox
@@ -39,6 +41,7 @@ class Site:
         witnesses: Who keeps copies of the ledgers' entries.
         client_ledger: Ledger of the site's whole data as one unit; None without such a limit.
         clock: Tells when an answer may leave.
+        streams: Makes the stream of the noise on one whole update; only a simulation has others.
     """
 
     name: str
@@ -49,3 +52,4 @@ class Site:
     witnesses: tuple[WitnessedStore, ...] = ()
     client_ledger: Ledger | None = None
     clock: Clock = WALL_CLOCK
+    streams: Callable[[], NoiseStream] = SecureStream

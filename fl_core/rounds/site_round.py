@@ -7,7 +7,7 @@ Training and the gate are handed in, so that this file needs neither torch nor g
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fl_core.artifacts import keys
@@ -16,24 +16,22 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.errors import (
     BudgetExhausted,
-    LedgerCorrupt,
     PolicyRefused,
     RoundClosed,
     RoundError,
     StoreError,
 )
-from fl_core.privacy.budget import verdict
-from fl_core.privacy.ledger_entries import LedgerEntry
 from fl_core.privacy.policy import require_allowed
 from fl_core.rounds.adapters import read_adapter
+from fl_core.rounds.client_noise import protected_update, zero_update
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.site import Site, SiteWork
+from fl_core.rounds.site_charge import Reserves, commit_round, reserve_round
 from fl_core.rounds.site_update import signed_files, upload_files
 from fl_core.rounds.upload_time import require_own_time
 from fl_core.updates.manifest import Declined, DeclineReason
-from fl_core.updates.records import EventRecord, NonPrivateEvent
 from fl_core.updates.signing import sign
-from fl_core.updates.work import Exchange
+from fl_core.updates.work import Exchange, Trained
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +63,8 @@ def client_round(
             committed = _make_update(site, work, assembly=assembly, store=store, plan=plan)
         except _Refusal as refusal:
             return _decline(site, assembly, store, plan=plan, refusal=refusal)
-    _note_commit(site, assembly, plan)
+    # After the outbox: what is committed there can be sent again, what is only noted here cannot.
+    commit_round(site, assembly, plan)
     _await_upload(site, plan)
     upload_files(assembly, store, plan, site=site.name, files=committed)
     return SiteOutcome("uploaded")
@@ -108,15 +107,17 @@ def _make_update(
     if not gate.passed:
         raise _Refusal("gate", gate.failed, "gate")
     _require_time_left(site, assembly, plan)
-    reserve = _reserve(site, assembly, plan, plan_sha256)
+    reserves = _reserve(site, assembly, plan, plan_sha256)
     try:
         site.outbox.begin_attempt(prefix)
     except RoundClosed as error:
         raise _Refusal("no_update", (), str(error)) from error
     try:
-        trained = work.train(Exchange(round_number=plan.round, base=base))
-        delta = trained.delta
-        files = signed_files(site, assembly, plan, delta=delta, gate=gate, reserve=reserve)
+        exchange = Exchange(round_number=plan.round, base=base)
+        trained = _train(site, work, assembly, exchange)
+        files = signed_files(
+            site, assembly, plan, delta=trained.delta, gate=gate, reserves=reserves
+        )
         # Inside, because a draw that cannot be kept is a caught failure like any other: it ends
         # the exchange, and no second draw takes its place (SOUNDNESS, rule 11).
         return site.outbox.commit(prefix, files)
@@ -148,31 +149,29 @@ def _note_failure(site: Site, prefix: str, code: str) -> None:
         log.exception("failure not noted code=%s", code)
 
 
-def _note_commit(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
-    # After the outbox: what is committed there can be sent again, what is only noted here cannot.
-    reserve = site.ledger.chain().reserve_of(assembly.digest, plan.round)
-    if reserve is None:
-        raise LedgerCorrupt(
-            f"the outbox holds an update of round {plan.round}, its charge is not on the ledger "
-            f"of {site.policy.dataset!r}; an older ledger was restored, so nothing is sent"
-        )
-    site.ledger.commit(reserve)
-
-
-def _reserve(site: Site, assembly: Assembly, plan: RoundPlan, plan_sha256: str) -> LedgerEntry:
-    event: EventRecord = NonPrivateEvent() if assembly.noise is None else assembly.noise.event
+def _reserve(site: Site, assembly: Assembly, plan: RoundPlan, plan_sha256: str) -> Reserves:
     try:
-        return site.ledger.reserve(
-            campaign_digest=assembly.digest,
-            round_number=plan.round,
-            plan_sha256=plan_sha256,
-            event=event,
-            require=lambda events: verdict(site.policy, events, event),
-        )
+        return reserve_round(site, assembly, plan, plan_sha256=plan_sha256)
     except BudgetExhausted as error:
         raise _Refusal("budget", (), str(error)) from error
     except PolicyRefused as error:
         raise _Refusal("policy", (), str(error)) from error
+
+
+def _train(site: Site, work: SiteWork, assembly: Assembly, exchange: Exchange) -> Trained:
+    plan = assembly.client_noise
+    if plan is None:
+        return work.train(exchange)
+    shapes = assembly.shapes(exchange.round_number)
+    try:
+        trained = work.train(exchange)
+    except Exception:
+        # The unit is the whole site: what its rows did to the training shows in nothing but the
+        # update, and that counts as zero (SOUNDNESS, rules 2 and 18).
+        log.exception("training failed, the update is zero round=%d", exchange.round_number)
+        trained = Trained(delta=zero_update(shapes))
+    protected = protected_update(trained.delta, shapes=shapes, plan=plan, stream=site.streams())
+    return replace(trained, delta=protected)
 
 
 def _decline(

@@ -11,11 +11,12 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.documents import sha256_hex, to_bytes
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
-from fl_core.privacy.ledger_entries import LedgerEntry
-from fl_core.privacy.stated_budget import Budget, budget_statement
+from fl_core.privacy.stated_budget import budget_statement
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.site import Site
+from fl_core.rounds.site_charge import Reserves, row_budget, site_budget
 from fl_core.updates.manifest import UpdateManifest
+from fl_core.updates.payload import salted
 from fl_core.updates.records import Charge, GateReport
 from fl_core.updates.signing import sign
 from fl_core.updates.update import Array
@@ -30,11 +31,14 @@ def signed_files(  # noqa: PLR0913  what a manifest signs, each from another ste
     *,
     delta: Mapping[str, Array],
     gate: GateReport,
-    reserve: LedgerEntry,
+    reserves: Reserves,
 ) -> dict[str, bytes]:
     """Return everything that one update sends, by file name, signed."""
     payload = assembly.codec.encode(delta)
-    event = None if assembly.noise is None else assembly.noise.event
+    central = assembly.central_noise
+    if central is not None:
+        payload = salted(payload)
+    event, site_event = assembly.row_event, assembly.site_event
     manifest = UpdateManifest(
         campaign_digest=assembly.digest,
         round=plan.round,
@@ -45,7 +49,13 @@ def signed_files(  # noqa: PLR0913  what a manifest signs, each from another ste
         codec=assembly.campaign.codec.kind,
         shapes={name: tensor.shape for name, tensor in delta.items()},
         local_steps=assembly.campaign.training.local_steps,
-        charge=None if event is None else Charge(event=event, ledger_seq=reserve.seq),
+        norm_bound=None if central is None else central.clip_norm,
+        charge=None if event is None else Charge(event=event, ledger_seq=reserves.row.seq),
+        client_charge=(
+            None
+            if site_event is None or reserves.site is None
+            else Charge(event=site_event, ledger_seq=reserves.site.seq)
+        ),
         gate=gate,
         code_version=version("fedloom"),
     )
@@ -56,7 +66,8 @@ def signed_files(  # noqa: PLR0913  what a manifest signs, each from another ste
             site=site.name,
             campaign_digest=assembly.digest,
             round_number=plan.round,
-            record=Budget(site.ledger, site.policy, event),
+            record=row_budget(site, assembly),
+            client=site_budget(site, assembly),
         )
         files[keys.BUDGET] = to_bytes(statement)
     return files

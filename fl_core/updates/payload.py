@@ -10,6 +10,7 @@ then the tensors without holes).
 
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ METADATA = "__metadata__"
 _LENGTH = struct.Struct("<Q")
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _ITEM_BYTES = 4
+SALT_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +183,23 @@ def _refuse(message: str) -> NoReturn:
 def shapes_of(tensors: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor by name, as a manifest states them."""
     return {name: tuple(tensors[name].shape) for name in sorted(tensors)}
+
+
+def salted(data: bytes) -> bytes:
+    """Return a payload behind 32 fresh bytes, so that its hash is a commitment to it.
+
+    The plain hash of an update without noise would let anybody who can guess the update check the
+    guess (SOUNDNESS, rule 26).
+    """
+    return os.urandom(SALT_BYTES) + data
+
+
+def unsalted(data: bytes) -> bytes:
+    """Return a payload without its salt.
+
+    Raises:
+        UpdateRejected: Reason ``payload``: it is shorter than a salt.
+    """
+    if len(data) < SALT_BYTES:
+        _refuse(f"payload has {len(data)} bytes, which is less than its salt")
+    return data[SALT_BYTES:]
