@@ -8,15 +8,15 @@ All answer with upper bounds. The grid of PLD rounds up: a coarser one is faster
 Results are cached in the process, so that a live display costs one composition per new count.
 """
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from fl_core.errors import PrivacyError
-from fl_core.privacy.events import BaseEvent, merged, to_dp_event
+from fl_core.privacy.accountants import RECORD_GRID, Steps, pld_of, rdp_of, rdp_of_best
+from fl_core.privacy.events import BaseEvent, merged
 from fl_core.privacy.gaussian_curve import epsilon_of_mu, gaussian_delta
 from fl_core.updates.records import (
     EventRecord,
@@ -26,25 +26,29 @@ from fl_core.updates.records import (
     WithoutReplacementEvent,
 )
 
+__all__ = [
+    "LIVE_GRID",
+    "POISSON",
+    "RECORD_GRID",
+    "Accountant",
+    "Adjacency",
+    "Epsilons",
+    "both_epsilons",
+    "delta_of",
+    "epsilon",
+    "rdp_epsilon_at_order",
+    "tuning_epsilon",
+]
+
 Accountant = Literal["pld", "rdp", "gdp"]
 Adjacency = Literal["add_remove", "replace_one"]
-Steps = tuple[tuple[BaseEvent, int], ...]
 
 # Shape of the number of tuning runs.
 POISSON = math.inf
 
-RECORD_GRID = 1e-4
 LIVE_GRID = 1e-3
-# Rounding up adds up over steps: beyond this many the recorded grid is refined tenfold
-# (z 1, q 1e-4, a million steps: 0.561 at 1e-4, 0.533 at 1e-5, true value at most 0.543).
-_REFINE_ABOVE_STEPS = 100_000
-# A distribution of more points takes minutes and gigabytes; noise near zero would ask for it.
-_MAX_POINTS = 3e6
-_TAIL = 1e-15
 # Events come from other machines too; a larger count is no training, and leaves the numbers.
 _MOST_STEPS = 10**15
-# Enough to know the spread of the loss to a few percent, at a tenth of the default orders' cost.
-_SPREAD_ORDERS = (1.2, 1.5, 2.0, 3.0, 5.0, 9.0, 17.0, 33.0, 65.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +224,9 @@ def _epsilon(steps: Steps, delta: float, accountant: Accountant, grid: float) ->
         case "gdp":
             return epsilon_of_mu(_mu(steps), delta=delta)
         case "rdp":
-            return float(_rdp(steps, None).get_epsilon(delta))
+            return float(rdp_of(steps).get_epsilon(delta))
         case "pld":
-            return float(_pld(steps, grid).get_epsilon_for_delta(delta))
+            return float(pld_of(steps, grid=grid).get_epsilon_for_delta(delta))
 
 
 @lru_cache(maxsize=4096)
@@ -236,28 +240,18 @@ def _delta(steps: Steps, epsilon: float, accountant: Accountant) -> float:
             mu = _mu(steps)
             return 1.0 if mu == math.inf else min(1.0, gaussian_delta(mu, epsilon))
         case "rdp":
-            return float(_rdp(steps, None).get_delta(epsilon))
+            return float(rdp_of(steps).get_delta(epsilon))
         case "pld":
-            return float(_pld(steps, RECORD_GRID).get_delta_for_epsilon(epsilon))
+            return float(pld_of(steps, grid=RECORD_GRID).get_delta_for_epsilon(epsilon))
 
 
 @lru_cache(maxsize=256)
 def _tuning_epsilon(steps: Steps, delta: float, expected_trials: float, shape: float) -> float:
-    from dp_accounting import (  # noqa: PLC0415  slow import
-        ComposedDpEvent,
-        RepeatAndSelectDpEvent,
-        SelfComposedDpEvent,
-    )
-    from dp_accounting.rdp import RdpAccountant  # noqa: PLC0415  slow import
-
     if not steps:
         return 0.0
     if _is_unbounded(steps):
         return math.inf
-    _drop_order_warnings()
-    run = ComposedDpEvent([SelfComposedDpEvent(to_dp_event(base), count) for base, count in steps])
-    accountant = RdpAccountant()
-    accountant.compose(RepeatAndSelectDpEvent(run, expected_trials, shape))
+    accountant = rdp_of_best(steps, expected_trials=expected_trials, shape=shape)
     return float(accountant.get_epsilon(delta))
 
 
@@ -277,67 +271,4 @@ def _epsilon_at_order(steps: Steps, delta: float, order: float) -> float:
         return 0.0
     if _is_unbounded(steps):
         return math.inf
-    return float(_rdp(steps, (order,)).get_epsilon(delta))
-
-
-def _rdp(steps: Steps, orders: tuple[float, ...] | None) -> Any:
-    from dp_accounting import NeighboringRelation  # noqa: PLC0415  slow import
-    from dp_accounting.rdp import RdpAccountant  # noqa: PLC0415  slow import
-
-    _drop_order_warnings()
-    replace_one = any(isinstance(base, WithoutReplacementEvent) for base, _ in steps)
-    # Gaussian events are halved already, so the relation matters to draws only.
-    accountant = RdpAccountant(
-        orders,
-        NeighboringRelation.REPLACE_ONE if replace_one else NeighboringRelation.ADD_OR_REMOVE_ONE,
-    )
-    for base, count in steps:
-        accountant.compose(to_dp_event(base), count)
-    return accountant
-
-
-@lru_cache(maxsize=1)
-def _drop_order_warnings() -> None:
-    # dp_accounting 0.6.0 warns once per order whose series does not converge and leaves that
-    # order out, which is sound; a dozen lines per call would hide what a person should see.
-    logging.getLogger("absl").addFilter(
-        lambda record: "_compute_log_a_frac failed to converge" not in record.getMessage()
-    )
-
-
-def _pld(steps: Steps, grid: float) -> Any:
-    fitted = _fitted_grid(steps, grid)
-    first, *others = [_composed(base, count, fitted) for base, count in steps]
-    for other in others:
-        first = first.compose(other)
-    return first
-
-
-@lru_cache(maxsize=1024)
-def _fitted_grid(steps: Steps, grid: float) -> float:
-    if grid >= RECORD_GRID and sum(count for _, count in steps) > _REFINE_ABOVE_STEPS:
-        grid /= 10
-    # The loss lies within about twice its epsilon at a vanishing delta.
-    spread = 2 * float(_rdp(steps, _SPREAD_ORDERS).get_epsilon(_TAIL))
-    return max(grid, spread / _MAX_POINTS)
-
-
-# Few entries: one distribution may hold tens of megabytes.
-@lru_cache(maxsize=24)
-def _composed(base: BaseEvent, count: int, grid: float) -> Any:
-    if isinstance(base, GaussianEvent):
-        # n Gaussian steps are one with sqrt(n) less noise, exactly.
-        return _single_step(base.noise_multiplier / math.sqrt(count), 1.0, grid)
-    if not isinstance(base, PoissonEvent):
-        raise PrivacyError(f"an event of kind {base.kind!r} has no loss distribution")
-    step = _single_step(base.event.noise_multiplier, base.sampling_rate, grid)
-    return step.self_compose(count)
-
-
-@lru_cache(maxsize=24)
-def _single_step(noise_multiplier: float, sampling_rate: float, grid: float) -> Any:
-    from dp_accounting.pld import privacy_loss_distribution  # noqa: PLC0415  slow import
-
-    return privacy_loss_distribution.from_gaussian_mechanism(
-        noise_multiplier, sampling_prob=sampling_rate, value_discretization_interval=grid
-    )
+    return float(rdp_of(steps, orders=(order,)).get_epsilon(delta))

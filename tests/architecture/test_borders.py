@@ -29,7 +29,7 @@ HOMES = {
     },
     "huggingface_hub": {"fl_core/models/loading.py": "pinned snapshots of base models"},
     "dp_accounting": {
-        "fl_core/privacy/accounting.py": "accountants",
+        "fl_core/privacy/accountants.py": "accountants",
         "fl_core/privacy/events.py": "our events as its events",
     },
     "cryptography": {
@@ -47,6 +47,7 @@ HOMES = {
         "tasks/adapter_model.py": "pyfunc takes and returns frames",
         "flows/demo_data.py": "reads the demo's table",
     },
+    "matplotlib": {"tasks/plan_figure.py": "the plot of a plan"},
     "psycopg2": {"flows/postgres.py": "is the database up"},
     "typer": {"flows/cli/*.py": "the command line"},
     "rich": {"flows/cli/*.py": "tables and progress"},
