@@ -36,6 +36,7 @@ from fl_core.rounds.release import release_round, skip_round
 from fl_core.rounds.site import Site
 from fl_core.rounds.site_round import client_round
 from fl_core.rounds.status import RoundStatus, next_round, round_status
+from fl_core.rounds.upload_time import PLAN_CLOCK
 from fl_core.training.site_work import ModelWork
 from fl_core.updates.outbox import Outbox
 from fl_core.updates.records import GateReport, Series
@@ -178,6 +179,7 @@ class _Runner:
             ledger=ledger,
             outbox=Outbox(MemoryStore()),
             witnesses=_witnesses(),
+            clock=PLAN_CLOCK,
         )
 
     def _work(self, name: str) -> ModelWork:

@@ -11,7 +11,9 @@ from prefect.cache_policies import NO_CACHE
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import sha256_hex
 from fl_core.artifacts.store import ObjectStore
+from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.loading import parse_campaign
+from fl_core.privacy.warnings import campaign_warnings
 from fl_core.rounds import plan, status
 from tasks.lock_step import put_text, read_locked
 from tasks.object_store import require_write_once
@@ -38,6 +40,7 @@ def freeze_text(text: str, attempt: str, lock: Callable[[str], None]) -> str:
     campaign = read_locked(store, text_sha256, attempt)
     digest = plan.open_campaign(store, campaign).digest
     get_run_logger().info("campaign frozen id=%s digest=%s", campaign.id, digest)
+    _warn(campaign)
     return campaign.id
 
 
@@ -48,7 +51,9 @@ def known_campaign(campaign_id: str) -> str:
     Raises:
         CampaignError: No campaign of that id.
     """
-    return plan.read_assembly(_fit_store(), campaign_id).campaign.id
+    campaign = plan.read_assembly(_fit_store(), campaign_id).campaign
+    _warn(campaign)
+    return campaign.id
 
 
 @task(name="choose-round", cache_policy=NO_CACHE, persist_result=False)
@@ -64,6 +69,12 @@ def stop_runs(campaign_id: str, runs: Sequence[str]) -> None:
     store = open_store(read_settings())
     for run in runs:
         store.put_once(keys.stop(campaign_id, run), b"{}")
+
+
+def _warn(campaign: Campaign) -> None:
+    # Whoever starts a run in Prefect's form has not seen what the command line shows.
+    for warning in campaign_warnings(campaign):
+        get_run_logger().warning("%s", warning.line)
 
 
 def _fit_store() -> ObjectStore:

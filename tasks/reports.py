@@ -4,7 +4,7 @@ Everything shown comes from documents of the store; an artifact is a view and ne
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 from uuid import UUID
 
@@ -50,13 +50,22 @@ class RoundProgress:
             log.warning("progress not shown round=%d: %s", self._plan.round, error)
 
 
-def report_campaign(status: CampaignStatus, *, mlflow_url: str | None) -> None:
-    """Write the round table and the budget table of a campaign."""
+def report_campaign(
+    status: CampaignStatus, *, mlflow_url: str | None, warnings: Sequence[str] = ()
+) -> None:
+    """Write the round table and the budget table of a campaign.
+
+    Args:
+        status: What the store says.
+        mlflow_url: Where its charts are, or None.
+        warnings: Settings that are allowed and likely a mistake, a line each.
+    """
+    said = "".join(f"\n\nWarning: {line}" for line in warnings)
     link = f" Charts: [MLflow]({mlflow_url})." if mlflow_url else ""
     create_table_artifact(
         key=f"{status.campaign_id}-rounds",
         table=[round_row(r) for r in reversed(status.rounds)],
-        description=f"Rounds of campaign **{status.campaign_id}**, newest first.{link}",
+        description=f"Rounds of campaign **{status.campaign_id}**, newest first.{link}{said}",
     )
     rows = budget_rows(status)
     if rows:

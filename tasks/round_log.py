@@ -19,6 +19,7 @@ from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.errors import RoundError, StoreError
 from fl_core.privacy.statement import privacy_statement, to_markdown
+from fl_core.privacy.warnings import campaign_warnings
 from fl_core.rounds.adapters import read_adapter
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.plan import read_assembly, read_outcome
@@ -154,4 +155,5 @@ def _report(assembly: Assembly, store: ObjectStore) -> None:
     reports.report_campaign(
         campaign_status(assembly, store),
         mlflow_url=None if newest is None else newest.chart_url,
+        warnings=[warning.line for warning in campaign_warnings(assembly.campaign)],
     )

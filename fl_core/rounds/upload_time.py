@@ -43,7 +43,19 @@ class WallClock:
             time.sleep(min(left_s, _TURN_S))
 
 
+class PlanClock:
+    """A clock that stands at the plan and never waits: for simulations, where nothing leaves."""
+
+    def now(self) -> datetime:
+        """Return a time before every upload."""
+        return datetime.min.replace(tzinfo=UTC)
+
+    def wait_until(self, moment: datetime) -> None:
+        """Return at once."""
+
+
 WALL_CLOCK = WallClock()
+PLAN_CLOCK = PlanClock()
 
 
 def upload_time(campaign: Campaign, opened: datetime) -> datetime | None:

@@ -14,6 +14,7 @@ import typer
 
 from fl_core.errors import CampaignError, FedloomError, ServerFailed
 from flows.cli import views
+from flows.cli.cautions import show_warnings
 from flows.cli.context import HomeOption, JsonOption, use_coordinator
 from flows.cli.output import console_err, print_json, progress
 
@@ -77,18 +78,21 @@ def check(
         "id": campaign.id,
         "sites": list(campaign.sites),
         "max_rounds": campaign.max_rounds,
+        "unit": None if record is None else record.unit,
+        "max_rows_per_unit": None if record is None else record.max_rows_per_unit,
         "noise_multiplier": None if record is None else record.noise_multiplier,
         "epsilon_after_round": epsilons,
     }
     console_err.print(views.schedule_table(campaign, epsilons))
     if lock:
-        document |= _lock(file, campaign, home=home)
+        campaign = _locked(campaign, home=home)
+        document |= _written(file, campaign)
+    document["warnings"] = show_warnings(campaign)
     if json_output:
         print_json(document)
 
 
-def _lock(file: Path, campaign: "Campaign", *, home: Path) -> dict[str, Any]:
-    from fl_core.artifacts.documents import to_bytes
+def _locked(campaign: "Campaign", *, home: Path) -> "Campaign":
     from tasks.locking import lock_campaign, shelves_of
     from tasks.settings import read_folders
 
@@ -97,7 +101,12 @@ def _lock(file: Path, campaign: "Campaign", *, home: Path) -> dict[str, Any]:
         folders = folders.model_copy(update={"holdouts": home / "holdouts"})
     with progress() as bar:
         bar.add_task("resolving names (loads the base model once)")
-        locked = lock_campaign(campaign, shelves_of(folders))
+        return lock_campaign(campaign, shelves_of(folders))
+
+
+def _written(file: Path, locked: "Campaign") -> dict[str, Any]:
+    from fl_core.artifacts.documents import to_bytes
+
     target = file.with_suffix(".lock.json")
     target.write_bytes(to_bytes(locked))
     console_err.print(f"{target} is written; digest {locked.digest}")
@@ -130,12 +139,13 @@ def run(
     use_coordinator(home)
     require_fit_store()
     if "campaign" in parameters:
-        require_startable(str(parameters["campaign"]))
+        frozen = require_startable(str(parameters["campaign"]))
     else:
-        require_campaign(campaign_id)
+        frozen = require_campaign(campaign_id)
+    warnings = show_warnings(frozen)
     ended = follow(campaign_id, parameters)
     if json_output:
-        print_json(ended.model_dump(mode="json"))
+        print_json(ended.model_dump(mode="json") | {"warnings": warnings})
 
 
 def require_fit_store() -> None:
@@ -150,8 +160,8 @@ def require_fit_store() -> None:
     require_write_once(open_store(read_settings()))
 
 
-def require_campaign(campaign_id: str) -> None:
-    """Check that there is a campaign to resume, before anything runs.
+def require_campaign(campaign_id: str) -> "Campaign":
+    """Return the campaign to resume, before anything runs.
 
     Raises:
         CampaignError: No campaign of that id is frozen in the store.
@@ -159,11 +169,11 @@ def require_campaign(campaign_id: str) -> None:
     from fl_core.rounds.plan import read_assembly
     from tasks.settings import open_store, read_settings
 
-    read_assembly(open_store(read_settings()), campaign_id)
+    return read_assembly(open_store(read_settings()), campaign_id).campaign
 
 
-def require_startable(text: str) -> None:
-    """Check what only the evaluation worker can know of a campaign, before anything runs.
+def require_startable(text: str) -> "Campaign":
+    """Return what the evaluation worker makes of a campaign's text, before anything runs.
 
     Raises:
         CampaignError: A name stands for nothing there, or the id is taken by another campaign.
@@ -173,7 +183,9 @@ def require_startable(text: str) -> None:
 
     with progress() as bar:
         bar.add_task("locking the campaign: names become hashes")
-        require_free_id(open_store(read_settings()), locked_by_worker(text))
+        locked = locked_by_worker(text)
+        require_free_id(open_store(read_settings()), locked)
+    return locked
 
 
 def locked_by_worker(text: str) -> "Campaign":

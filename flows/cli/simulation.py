@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fl_core.errors import CampaignError
+from flows.cli.cautions import show_warnings
 from flows.cli.context import JsonOption
 from flows.cli.output import console_err, print_json, progress
 
@@ -50,13 +51,15 @@ def simulate(  # noqa: PLR0913, PLR0917  one parameter per option of the command
         task = bar.add_task("loading rows and model", total=campaign.max_rounds)
         folders = read_folders().model_copy(update={"holdouts": holdouts})
         setting = setting_of(campaign, data=pairs(data), shelves=shelves_of(folders), seed=seed)
+        warnings = show_warnings(setting.campaign)
         bar.update(task, description="rounds")
         for status in run_simulation(setting):
             rounds.append(status.model_dump(mode="json"))
             bar.advance(task)
             console_err.print("  ".join(round_row(status).values()))
     if json_output:
-        print_json({"label": LABEL, "campaign_id": campaign.id, "rounds": rounds})
+        document = {"label": LABEL, "campaign_id": campaign.id, "rounds": rounds}
+        print_json(document | {"warnings": warnings})
 
 
 def pairs(given: list[str]) -> dict[str, Path]:

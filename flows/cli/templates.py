@@ -10,7 +10,7 @@ sites = ["site-a", "site-b", "site-c", "site-d", "site-e"]
 max_rounds = 4                             # the guarantee is computed for so many rounds
 gate = "work-orders"                       # expectation suite that every site runs on its rows
 evaluation = {{ holdout = "excavators" }}    # public rows at the coordinator
-weights = "declared"                       # by the sizes that sites declared, or "uniform"
+weights = "declared"                       # by declared sizes; or "uniform", "noise_aware"
 
 [task]
 kind = "classification"                    # or "causal_lm" with `text` and `target` columns
@@ -32,12 +32,18 @@ learning_rate = 7.0
 # The gradient sum is divided by this public number, never by the number of rows.
 batch_size = 102.4                         # or one per site: {{ site-a = 6.4, site-b = 51.2, ... }}
 
+# [cohort]
+# upload_after_s = 120                     # all sites upload at one time, which then says nothing
+
 [privacy.record]                           # every record is protected, also from the coordinator
 epsilon = 8.0                              # for the whole campaign, all rounds together
 delta = 1e-5
 clip_norm = 0.3                            # L2 bound of one record's gradient
 sampling_rate = 0.1                        # chance of a record to be in a step
 noise_multiplier = 0.8                     # leave it out to have it computed from epsilon
+# Whole people instead of single rows: rows with the same text in this column count as one.
+# unit = "patient_id"
+# max_rows_per_unit = 4                    # of more rows, so many are drawn, once
 
 # Instead of [privacy.record], for data that needs no protection:
 # [privacy.none]

@@ -16,6 +16,7 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.campaign.campaign import Campaign
+from fl_core.campaign.guarantees import ROW, RecordDp
 from fl_core.rounds.plan import read_assembly
 from fl_core.rounds.status import CampaignStatus, RoundStatus, campaign_status
 from flows.cli.output import console_err
@@ -59,7 +60,8 @@ def schedule_table(campaign: Campaign, epsilons: list[float]) -> Table:
     table = Table(
         title=title,
         caption=(
-            f"every record of every site, delta {record.delta:g}, limit {record.epsilon:g}, by PLD"
+            f"every {protected(record)} of every site, delta {record.delta:g}, "
+            f"limit {record.epsilon:g}, by PLD"
         ),
     )
     table.add_column("after round", justify="right")
@@ -67,6 +69,13 @@ def schedule_table(campaign: Campaign, epsilons: list[float]) -> Table:
     for number, epsilon in enumerate(epsilons, start=1):
         table.add_row(str(number), f"{epsilon:.2f}")
     return table
+
+
+def protected(record: RecordDp) -> str:
+    """Return whom a guarantee protects, such as ``patient_id (up to 4 rows each)``."""
+    if record.unit == ROW:
+        return "record"
+    return f"{record.unit} (up to {record.max_rows_per_unit} rows each)"
 
 
 def rounds_table(status: CampaignStatus) -> Table:
