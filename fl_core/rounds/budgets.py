@@ -106,3 +106,13 @@ def _latest(found: list[Stated]) -> Stated:
         fullest = max(by_dataset.values(), key=lambda s: (s.epsilon / s.epsilon_limit, s.dataset))
         return Stated(fullest)
     return next((each for each in found if each.complaint), Stated())
+
+
+def closed_rounds(store: ObjectStore, campaign_id: str) -> int:
+    """Return the number of the last round that is closed; 0 before any."""
+    closed = [
+        number
+        for key in store.list(keys.rounds(campaign_id))
+        if key.endswith("/outcome.json") and (number := keys.round_of(key)) is not None
+    ]
+    return max(closed, default=0)

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from fl_core.errors import FedloomError
-from flows.cli import campaigns, demo, doctor, simulation, sites, stack
+from flows.cli import campaigns, demo, doctor, plan, simulation, sites, stack
 from flows.cli.output import fail
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("down")(stack.down)
 app.command("doctor")(doctor.doctor)
 app.command("init")(campaigns.init)
 app.command("check")(campaigns.check)
+app.command("plan")(plan.plan)
 app.command("run")(campaigns.run)
 app.command("status")(campaigns.status)
 app.command("simulate")(simulation.simulate)
