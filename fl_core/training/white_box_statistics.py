@@ -1,0 +1,208 @@
+"""Statistics behind the white-box checks: noise of the right scale, and coins that are coins.
+
+What is tested is known exactly: residuals are independent normals of one stated deviation, and
+every unit is in every batch by a coin of its own. So each test has a stated false-alarm rate, 1e-6
+or less, and all of them look at every step that was observed.
+
+Source: Wilson and Hilferty 1931 for the tail of a chi-square.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fl_core.privacy.audit_documents import WhiteBoxCheck
+
+# |z| of a normal above 5.5 comes by chance once in 26 million; 24 tensors share one alarm of 1e-6.
+_ALARM = 5.5
+# Of a pair among all pairs of up to 700 steps: 2.6e-12 x 245,000 is under 1e-6.
+_ALARM_OF_PAIRS = 7.0
+# Coordinates that show a noise scale which is 1 % off by 8 standard errors.
+_COORDINATES = 320_000
+_FEWEST, _MOST = 32, 640
+
+
+class Observation(Protocol):
+    """One observed step."""
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Numbers of the units that were in the batch."""
+
+    @property
+    def residual(self) -> Mapping[str, Tensor]:
+        """Released minus clipped sum, one vector per tensor."""
+
+
+def steps_needed(dimension: int) -> int:
+    """Return how many steps show noise that is 1 % off, an even number.
+
+    The standard error of a deviation over n values is 1 / sqrt(2 n) of it: .125 % here.
+    """
+    wanted = math.ceil(_COORDINATES / dimension)
+    return 2 * math.ceil(min(max(wanted, _FEWEST), _MOST) / 2)
+
+
+def noise_checks(
+    residuals: Sequence[Mapping[str, Tensor]], noise_stddev: float
+) -> tuple[WhiteBoxCheck, ...]:
+    """Compare residuals with normals of ``noise_stddev``: deviation per tensor and overall, mean.
+
+    Args:
+        residuals: Of every step, one vector per tensor.
+        noise_stddev: As the accounting assumes it.
+    """
+    squares, sums, counts = {}, {}, {}
+    for name in residuals[0]:
+        scaled = torch.stack([step[name] for step in residuals]).double() / noise_stddev
+        squares[name] = float(scaled.square().sum())
+        sums[name], counts[name] = float(scaled.sum()), scaled.numel()
+    n_all = sum(counts.values())
+    ratio = math.sqrt(sum(squares.values()) / n_all)
+    overall = chi_square_score(sum(squares.values()), n_all)
+    scores = {name: chi_square_score(squares[name], counts[name]) for name in squares}
+    worst = max(scores, key=lambda name: abs(scores[name]))
+    worst_ratio = math.sqrt(squares[worst] / counts[worst])
+    mean = sum(sums.values()) / math.sqrt(n_all)
+    slack = _ALARM / math.sqrt(2 * n_all)
+    return (
+        WhiteBoxCheck(
+            check="noise_scale",
+            measured=f"{ratio:.4f} of the stated deviation",
+            expected=f"1 within {slack:.4f}",
+            passed=abs(overall) <= _ALARM,
+        ),
+        WhiteBoxCheck(
+            check="noise_of_every_tensor",
+            measured=f"{worst_ratio:.4f} of it in {worst[-120:]} ({scores[worst]:+.1f} errors)",
+            expected=f"within {_ALARM} standard errors in all {len(scores)}",
+            passed=abs(scores[worst]) <= _ALARM,
+        ),
+        WhiteBoxCheck(
+            check="noise_mean",
+            measured=f"{mean:+.1f} standard errors",
+            expected=f"0 within {_ALARM}",
+            passed=abs(mean) <= _ALARM,
+        ),
+    )
+
+
+def fresh_checks(
+    runs: Sequence[Sequence[Observation]], *, units: int, rate: float
+) -> tuple[WhiteBoxCheck, ...]:
+    """Look for noise that comes twice, between steps or trainings, and for coins that do.
+
+    Args:
+        runs: Two trainings of the same rows, as of two attempts or two sites.
+        units: Units that could be drawn.
+        rate: Stated sampling rate.
+    """
+    noise = torch.stack(
+        [torch.cat(list(step.residual.values())) for run in runs for step in run]
+    ).double()
+    length = noise.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    alike = (noise / length) @ (noise / length).T * math.sqrt(noise.shape[1])
+    alike.fill_diagonal_(0.0)
+    largest = float(alike.abs().max())
+    first, second = (_centred(run, units, rate) for run in runs)
+    score = _correlation_score(first, second, rate)
+    return (
+        WhiteBoxCheck(
+            check="noise_is_fresh",
+            measured=f"two steps correlate by {largest:.1f} standard errors at most",
+            expected=f"at most {_ALARM_OF_PAIRS}",
+            passed=largest <= _ALARM_OF_PAIRS,
+        ),
+        WhiteBoxCheck(
+            check="coins_are_fresh",
+            measured=f"two trainings correlate by {score:.1f} standard errors",
+            expected=f"at most {_ALARM_OF_PAIRS}",
+            passed=abs(score) <= _ALARM_OF_PAIRS,
+        ),
+    )
+
+
+def coin_checks(
+    batches: Sequence[tuple[int, ...]], *, units: int, rate: float
+) -> tuple[WhiteBoxCheck, ...]:
+    """Compare batches with independent coins: how many units in all, per step, and per unit.
+
+    Under coins the size of a batch is Binomial(units, rate), empty ones included, and the number
+    of batches that a unit was in is Binomial(steps, rate). Batches of one size, or epochs in which
+    every unit comes once, spread less.
+    """
+    drawn = torch.zeros((len(batches), units), dtype=torch.float64)
+    for number, batch in enumerate(batches):
+        drawn[number, list(batch)] = 1.0
+    if rate == 1:
+        missing = int((drawn == 0).sum())
+        return (
+            WhiteBoxCheck(
+                check="batch_sizes",
+                measured=f"{missing} units were left out of a step",
+                expected="0 at rate 1",
+                passed=missing == 0,
+            ),
+        )
+    total = (float(drawn.sum()) - drawn.numel() * rate) / math.sqrt(
+        drawn.numel() * rate * (1 - rate)
+    )
+    per_step = _spread_score(drawn.sum(dim=1), units, rate)
+    per_row = _spread_score(drawn.sum(dim=0), len(batches), rate)
+    empty = sum(len(batch) == 0 for batch in batches)
+    return (
+        WhiteBoxCheck(
+            check="sampling_rate",
+            measured=f"{float(drawn.mean()):.4f} of units per step ({total:+.1f} standard errors)",
+            expected=f"{rate:g} within {_ALARM} standard errors",
+            passed=abs(total) <= _ALARM,
+        ),
+        WhiteBoxCheck(
+            check="batch_sizes",
+            measured=f"spread off by {per_step:+.1f} standard errors, {empty} empty",
+            expected=f"Binomial({units}, {rate:g}) within {_ALARM}",
+            passed=abs(per_step) <= _ALARM,
+        ),
+        WhiteBoxCheck(
+            check="units_are_independent",
+            measured=f"spread off by {per_row:+.1f} standard errors",
+            expected=f"Binomial({len(batches)}, {rate:g}) within {_ALARM}",
+            passed=abs(per_row) <= _ALARM,
+        ),
+    )
+
+
+def chi_square_score(value: float, degrees: int) -> float:
+    """Return the standard normal score of a chi-square value.
+
+    Source: Wilson and Hilferty 1931: ``(x / k)^(1/3)`` is close to normal with mean ``1 - 2/9k``
+    and variance ``2/9k``.
+    """
+    spread = 2.0 / (9.0 * degrees)
+    return float(((value / degrees) ** (1 / 3) - (1 - spread)) / math.sqrt(spread))
+
+
+def _spread_score(counts: Tensor, n: int, rate: float) -> float:
+    """Score the spread of binomial counts; the fourth moment of a binomial widens the error."""
+    variance = n * rate * (1 - rate)
+    value = float((counts - n * rate).square().sum()) / variance
+    excess = (1 - 6 * rate * (1 - rate)) / variance
+    return chi_square_score(value, len(counts)) / math.sqrt(max(1.0, 1 + excess / 2))
+
+
+def _centred(run: Sequence[Observation], units: int, rate: float) -> Tensor:
+    drawn = torch.full((len(run), units), -rate, dtype=torch.float64)
+    for number, step in enumerate(run):
+        drawn[number, list(step.units)] = 1 - rate
+    return drawn
+
+
+def _correlation_score(first: Tensor, second: Tensor, rate: float) -> float:
+    if rate == 1:
+        return 0.0
+    n_steps = min(len(first), len(second))
+    product = float((first[:n_steps] * second[:n_steps]).sum())
+    return product / (rate * (1 - rate) * math.sqrt(n_steps * first.shape[1]))
