@@ -1,8 +1,9 @@
-"""Per-row gradients of linear layers, captured in the backward pass.
+"""Per-unit gradients of linear layers, captured in the backward pass.
 
 While a Capture is open, the linear layers that hold trained tensors compute through an own
 autograd function. Its backward pass sees the layer's inputs and the gradient of its outputs, row
-by row, and multiplies them per row; PyTorch itself would sum over the rows at once. Capturing in
+by row, and multiplies them per unit; PyTorch itself would sum over all rows at once. The
+multiplication is the one that PyTorch would do, so it costs the same arithmetic. Capturing in
 backward and adding keeps a layer right that is used twice or recomputed by gradient checkpointing.
 A trained tensor anywhere else (embedding, convolution, layer norm, DoRA, tied) would leave
 unclipped, so it is refused by name before any row is read.
@@ -34,19 +35,22 @@ class _Layer:
 
 
 class Capture:
-    """Gradients per row of all trained tensors, while the ``with`` block is open.
+    """Gradients per unit of all trained tensors, while the ``with`` block is open.
 
     Args:
         trainee: The model.
-        n_rows: Rows of every batch; a layer that sees another first dimension mixes rows.
+        n_rows: Rows of every forward pass; a layer that sees another first dimension mixes rows.
+        n_units: Units that these rows belong to, each with equally many, side by side; left out,
+            every row is a unit.
 
     Raises:
         TrainingError: A trained tensor is not the weight or bias of exactly one linear layer.
     """
 
-    def __init__(self, trainee: Trainee, *, n_rows: int) -> None:
+    def __init__(self, trainee: Trainee, *, n_rows: int, n_units: int | None = None) -> None:
         self._layers = _covered_layers(trainee)
         self._n_rows = n_rows
+        self._n_units = n_rows if n_units is None else n_units
         self._gradients: dict[str, Tensor] = {}
 
     def __enter__(self) -> Self:
@@ -65,7 +69,10 @@ class Capture:
             del layer.module.forward
 
     def take(self) -> dict[str, Tensor]:
-        """Return what was captured since the last call, ``(n_rows, *shape)`` by name."""
+        """Return what was captured since the last call, ``(n_units, *shape)`` by name.
+
+        Several backward passes add up, at least in float32 whatever the layers compute in.
+        """
         taken, self._gradients = self._gradients, {}
         return taken
 
@@ -76,8 +83,8 @@ class Capture:
                 f"{len(inputs)} in a batch of {self._n_rows} rows, so rows cannot be told apart; "
                 "keep the rows in the first dimension"
             )
-        rows = inputs.detach().reshape(self._n_rows, -1, inputs.shape[-1])
-        slopes = gradient.reshape(self._n_rows, -1, gradient.shape[-1])
+        rows = _exact(inputs.detach().reshape(self._n_units, -1, inputs.shape[-1]))
+        slopes = _exact(gradient.reshape(self._n_units, -1, gradient.shape[-1]))
         if layer.weight is not None:
             self._put(layer.weight, torch.bmm(slopes.transpose(1, 2), rows))
         if layer.bias is not None:
@@ -105,6 +112,11 @@ class _CapturedLinear(torch.autograd.Function):  # type: ignore[misc]  # torch i
         inputs, weight = ctx.saved_tensors
         ctx.sink(inputs, gradient)
         return (gradient @ weight if ctx.needs_input_grad[0] else None), None, None, None
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    # Norms and sums of bfloat16 would carry its three digits into the clipping.
+    return tensor.float() if tensor.dtype in {torch.bfloat16, torch.float16} else tensor
 
 
 def _captured_forward(

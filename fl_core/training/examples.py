@@ -7,6 +7,7 @@ batch is a plain stack.
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ LABELS = "labels"
 
 
 def columns_of_examples(examples: Sequence[Mapping[str, Tensor]]) -> Columns:
-    """Stack examples into columns, with a dummy of zeros.
+    """Stack examples into columns, with a dummy of zeros; every example is a unit.
 
     Raises:
         CampaignError: No examples, no ``labels``, or names or shapes that differ; names the field.
@@ -40,7 +41,9 @@ def columns_of_examples(examples: Sequence[Mapping[str, Tensor]]) -> Columns:
             )
         tensors[name] = torch.stack(column)
     return Columns(
-        tensors=tensors, dummy={name: torch.zeros_like(t[:1]) for name, t in tensors.items()}
+        tensors=tensors,
+        dummy={name: torch.zeros_like(t[:1]) for name, t in tensors.items()},
+        starts=np.arange(len(examples) + 1, dtype=np.intp),
     )
 
 

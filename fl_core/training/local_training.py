@@ -7,6 +7,7 @@ under other names, or not at all, have loaded without an error elsewhere (Opacus
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from fl_core.models.peft_state import AdaptedModel, adapter_logits, load_plain
 from fl_core.privacy.mechanism import NoisePlan
 from fl_core.privacy.randomness import NoiseStream
 from fl_core.training.batches import columns_of
-from fl_core.training.steps import run_steps
+from fl_core.training.steps import StepsTaken, run_steps
 from fl_core.training.trainee import trainee_of
 from fl_core.updates.update import Array
 
@@ -36,6 +37,77 @@ _VISIBLE_CHANGE = 1e-3
 _SAME_LOGITS = 1e-4
 
 
+@dataclass(frozen=True, slots=True)
+class LocalSetting:
+    """Public numbers of one site's training.
+
+    Attributes:
+        training: Of the campaign.
+        divisor: Public batch size of this site.
+        noise: Built by the site from the frozen campaign; None is no noise on gradients.
+        max_rows_per_unit: Public limit of the rows of one unit.
+        clip_norm: Where a moving clip norm goes on; None starts at the plan's own.
+    """
+
+    training: TrainingSpec
+    divisor: float
+    noise: NoisePlan | None
+    max_rows_per_unit: int = 1
+    clip_norm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRound:
+    """What one round of training gives.
+
+    Attributes:
+        delta: After minus before of every trained tensor by its name in LoraState, float32; of
+            what this round trains only.
+        steps: What private steps leave; None without noise.
+    """
+
+    delta: dict[str, Array]
+    steps: StepsTaken | None
+
+
+def train_round(
+    model: AdaptedModel, rows: EncodedRows, *, setting: LocalSetting, stream: NoiseStream
+) -> LocalRound:
+    """Train the model in place and return its delta.
+
+    Against everybody who sees the delta, with noise it is (one round of) RecordDp for every unit
+    of ``rows`` under add/remove; assumed is that ``stream`` is a secret CSPRNG.
+
+    Args:
+        model: With the global adapter loaded; afterwards it holds the trained one.
+        rows: The site's encoded rows; where they name no units, every row is one.
+        setting: Public numbers.
+        stream: Noise, Poisson coins and, without noise, the shuffling.
+
+    Raises:
+        TrainingError: The plan is not one for gradients or has other steps, a trained tensor is
+            not covered by the clipping, or, without noise, there are no rows.
+        LossNotFinite: Without noise only: the loss became inf or NaN.
+    """
+    trainee = trainee_of(model)
+    before = {name: p.detach().clone() for name, p in trainee.parameters.items()}
+    steps = run_steps(
+        trainee,
+        columns_of(rows, max_rows_per_unit=setting.max_rows_per_unit),
+        training=setting.training,
+        divisor=setting.divisor,
+        noise=setting.noise,
+        stream=stream,
+        probe=_probe_columns(rows),
+        clip_norm=setting.clip_norm,
+    )
+    delta = {
+        name: (parameter.detach() - before[name]).numpy()
+        for name, parameter in sorted(trainee.parameters.items())
+    }
+    return LocalRound(delta, steps)
+
+
 def train_locally(  # noqa: PLR0913  campaign numbers beside what the site adds, by name
     model: AdaptedModel,
     rows: EncodedRows,
@@ -45,43 +117,9 @@ def train_locally(  # noqa: PLR0913  campaign numbers beside what the site adds,
     noise: NoisePlan | None,
     stream: NoiseStream,
 ) -> dict[str, Array]:
-    """Train the model in place and return its delta.
-
-    Against everybody who sees the delta, with ``noise`` it is (one round of) RecordDp for every
-    row of ``rows`` under add/remove; assumed is that ``stream`` is a secret CSPRNG.
-
-    Args:
-        model: With the global adapter loaded; afterwards it holds the trained one.
-        rows: The site's encoded rows.
-        training: Public numbers of the campaign.
-        divisor: Public batch size of this site.
-        noise: Built by the site from the frozen campaign; None is NoPrivacy.
-        stream: Noise, Poisson coins and, without noise, the shuffling.
-
-    Returns:
-        After minus before of every trained tensor by its name in LoraState, float32; without the
-        A tensors for ``ffa_lora``.
-
-    Raises:
-        TrainingError: The plan is not one for gradients or has other steps, a trained tensor is
-            not covered by the clipping, or, without noise, there are no rows.
-        LossNotFinite: Without noise only: the loss became inf or NaN.
-    """
-    trainee = trainee_of(model)
-    before = {name: p.detach().clone() for name, p in trainee.parameters.items()}
-    run_steps(
-        trainee,
-        columns_of(rows),
-        training=training,
-        divisor=divisor,
-        noise=noise,
-        stream=stream,
-        probe=_probe_columns(rows),
-    )
-    return {
-        name: (parameter.detach() - before[name]).numpy()
-        for name, parameter in sorted(trainee.parameters.items())
-    }
+    """Train the model in place on rows that are units of their own; see ``train_round``."""
+    setting = LocalSetting(training, divisor, noise)
+    return train_round(model, rows, setting=setting, stream=stream).delta
 
 
 def verify_reload(  # noqa: PLR0913  frozen contents beside what is checked against them

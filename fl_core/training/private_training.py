@@ -1,38 +1,84 @@
-"""The private gradient of one step: clip every row, add up, add noise, divide by a public number.
+"""The private gradient of one step: clip every unit, add up, add noise, divide by a public number.
 
-What may touch a row's gradient is that row, public data and what was already charged. A gradient
+What may touch a unit's gradient is that unit, public data and what was already charged. A gradient
 that is not finite counts as zero, chosen by selection: 0 x NaN is NaN, and ``min(1, C / norm)`` of
 an infinite norm would turn the whole sum into NaN, by which a crafted adapter could read whether
-one text is there (SOUNDNESS, rule 2). For the same reason nothing that a row makes fail is raised:
-its micro-batch is computed again row by row and the row counts as zero, and a step that cannot be
-computed at all still sends its noise with a zero sum (rule 18). Error texts can hold row data, so
-only the class of an error is ever logged, and at DEBUG.
+one text is there (SOUNDNESS, rule 2). For the same reason nothing that a unit makes fail is raised:
+its micro-batch is computed again unit by unit and the unit counts as zero, and a step that cannot
+be computed at all still sends its noise with a zero sum (rule 18). Error texts can hold row data,
+so only the class of an error is ever logged, and at DEBUG.
 
 Source: Abadi et al. 2016, Algorithm 1, with Poisson batches and a fixed public divisor.
 """
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fl_core.adapters.pair import HEAD
+from fl_core.campaign.guarantees import GroupBounds
 from fl_core.errors import TrainingError
-from fl_core.privacy.mechanism import NoisePlan
 from fl_core.privacy.randomness import NoiseStream
 from fl_core.training.batches import MicroBatch, alone
 from fl_core.training.capture import Capture
 from fl_core.training.trainee import Trainee
 
 _LOG = logging.getLogger(__name__)
-_SAME = 1e-4
+# Rounding of a unit's scaled gradient to float32 must not lift its norm above the bound.
+_MARGIN = 1e-6
 
 Gradients = dict[str, Tensor]
+Bounds = float | GroupBounds
 
 
-def row_gradients(trainee: Trainee, micro: MicroBatch, capture: Capture) -> Gradients:
-    """Return the gradient of every row's own loss, ``(micro_batch, *shape)`` float32 by name.
+@dataclass(frozen=True, slots=True)
+class Clipping:
+    """How the units of one micro-batch enter the sum.
+
+    Attributes:
+        factors: By tensor name, ``(n_units,)`` float32: what a unit's gradient is scaled by.
+        counts: ``(n_units,)`` bool; False drops the unit: no unit, or a gradient not finite.
+        is_whole: ``(n_units,)`` bool; the unit counts, and nothing of its gradient is cut.
+    """
+
+    factors: Mapping[str, Tensor]
+    counts: Tensor
+    is_whole: Tensor
+
+
+@dataclass(slots=True)
+class ClippedSum:
+    """The sum of one step before noise; it never leaves as it is.
+
+    Attributes:
+        gradients: Sum of the clipped gradients of all units, float64 by name, sorted.
+        n_units: Units that were drawn.
+        n_whole: Units of which nothing was cut.
+    """
+
+    gradients: Gradients
+    n_units: int = 0
+    n_whole: int = 0
+
+    @property
+    def bit_sum(self) -> float:
+        """Sum over the drawn units of ``b - 1/2``, where b says that nothing was cut."""
+        return self.n_whole - self.n_units / 2
+
+    def add(self, part: "ClippedSum") -> None:
+        """Add the sum of other units."""
+        for name, value in part.gradients.items():
+            self.gradients[name] += value
+        self.n_units += part.n_units
+        self.n_whole += part.n_whole
+
+
+def unit_gradients(trainee: Trainee, micro: MicroBatch, capture: Capture) -> Gradients:
+    """Return the gradient of the mean loss of every unit's own rows, ``(n_units, *shape)`` by name.
 
     A trained tensor that no row reaches is left out; its gradient is zero.
 
@@ -42,117 +88,132 @@ def row_gradients(trainee: Trainee, micro: MicroBatch, capture: Capture) -> Grad
     capture.take()
     for parameter in trainee.parameters.values():
         parameter.grad = None
-    trainee.losses(trainee.module, micro.inputs).sum().backward()
+    for inputs, weights in micro.passes():
+        losses = trainee.losses(trainee.module, inputs)
+        losses.backward(weights.to(losses.dtype))
     for name, parameter in trainee.parameters.items():
         if parameter.grad is not None:
             raise TrainingError(
                 f"trained tensor {name!r} is also used outside its linear module, so its gradient "
-                "per row is not covered; freeze it"
+                "per unit is not covered; freeze it"
             )
     return capture.take()
 
 
-def clipped_rows(gradients: Mapping[str, Tensor], is_row: Tensor, clip_norm: float) -> Gradients:
-    """Clip every row's gradient to ``clip_norm``, over all tensors together, in float64.
-
-    A dummy's gradient, and one that is not finite, becomes zero by selection.
+def clip_units(gradients: Mapping[str, Tensor], is_unit: Tensor, bounds: Bounds) -> Clipping:
+    """Say how much of every unit's gradient stays: norms in float64, factors never rounded up.
 
     Args:
-        gradients: ``(n_rows, *shape)`` float32 by name.
-        is_row: ``(n_rows,)`` bool, False for dummies.
-        clip_norm: L2 bound C; each row is scaled by min(1, C / norm).
+        gradients: ``(n_units, *shape)`` by name.
+        is_unit: ``(n_units,)`` bool, False for places without a unit.
+        bounds: L2 bound C over all tensors together, or one over the LoRA pairs and one over the
+            head; a unit is scaled by min(1, C / norm) in each group.
     """
-    squares = torch.zeros(len(is_row), dtype=torch.float64)
+    squares: dict[bool, Tensor] = {}
     for name in sorted(gradients):
         flat = gradients[name].flatten(1)
         # In float64 a finite float32 gradient has a finite norm, so the norm decides finiteness.
-        squares += torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).square()
-    norms = squares.sqrt()
-    counts = is_row & torch.isfinite(norms)
-    factors = (clip_norm / norms.clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1.0)
-    clipped = {}
-    for name in sorted(gradients):
-        shape = (-1, *[1] * (gradients[name].dim() - 1))
-        scaled = gradients[name].double() * factors.view(shape)
-        clipped[name] = torch.where(counts.view(shape), scaled, 0.0)
-    return clipped
+        square = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).square()
+        group = _is_head(name, bounds)
+        squares[group] = squares[group] + square if group in squares else square
+    norms = {group: square.sqrt() for group, square in squares.items()}
+    counts, is_whole = is_unit, is_unit
+    for norm in norms.values():
+        counts = counts & torch.isfinite(norm)
+    factors = {}
+    for group, norm in norms.items():
+        raw = (1 - _MARGIN) * _bound(bounds, is_head=group) / norm.clamp(min=_TINY)
+        is_whole = is_whole & (raw >= 1)
+        factors[group] = torch.where(counts, _rounded_down(raw.clamp(max=1.0)), 0.0)
+    return Clipping(
+        factors={name: factors[_is_head(name, bounds)] for name in gradients},
+        counts=counts,
+        is_whole=is_whole & counts,
+    )
+
+
+_TINY = torch.finfo(torch.float64).tiny
+
+
+def _is_head(name: str, bounds: Bounds) -> bool:
+    return isinstance(bounds, GroupBounds) and name.startswith(HEAD)
+
+
+def _bound(bounds: Bounds, *, is_head: bool) -> float:
+    if isinstance(bounds, GroupBounds):
+        return bounds.head if is_head else bounds.adapter
+    return bounds
+
+
+def _rounded_down(factors: Tensor) -> Tensor:
+    near = factors.float()
+    return torch.where(near.double() > factors, torch.nextafter(near, torch.zeros(())), near)
+
+
+def summed_units(gradients: Mapping[str, Tensor], clipping: Clipping) -> Gradients:
+    """Return the sum over units of their scaled gradients, by name; changes ``gradients``.
+
+    What does not count is overwritten by zeros, since 0 x NaN is NaN. The scaled gradients of
+    single units are never laid out: one vector-matrix product takes their sum.
+    """
+    dropped = (~clipping.counts).nonzero().flatten()
+    summed = {}
+    for name, gradient in gradients.items():
+        if len(dropped):
+            gradient.index_fill_(0, dropped, 0.0)
+        factors = clipping.factors[name].to(gradient.dtype)
+        summed[name] = (factors @ gradient.flatten(1)).view(gradient.shape[1:])
+    return summed
 
 
 def clipped_sum(
     trainee: Trainee,
     batches: Iterable[MicroBatch],
     *,
-    clip_norm: float,
+    bounds: Bounds,
     dummy: Mapping[str, Tensor],
-) -> Gradients:
-    """Return the sum of the clipped gradients of all rows of one step, float64 by name.
+) -> ClippedSum:
+    """Return the sum of the clipped gradients of all units of one step.
 
-    Never raises for what a row does: such a row, or at worst the whole step, counts as zero.
+    Never raises for what a unit does: such a unit, or at worst the whole step, counts as zero.
 
     Args:
-        trainee: The model; its tensors must be covered (``require_private``).
-        batches: All micro-batches of the step, dummies marked.
-        clip_norm: L2 bound of one row.
-        dummy: The public row that stands in for others when rows are computed one by one.
+        trainee: The model; its tensors must be covered (``model_checks.require_private``).
+        batches: All micro-batches of the step.
+        bounds: L2 bounds of one unit.
+        dummy: The public row that stands in for others when units are computed one by one.
     """
-    total = zero_gradients(trainee)
+    total = ClippedSum(zero_gradients(trainee))
     try:
         for micro in batches:
-            with Capture(trainee, n_rows=len(micro.is_row)) as capture:
-                part = _micro_sum(trainee, micro, capture, clip_norm)
+            shape = micro.shape
+            with Capture(trainee, n_rows=shape.pass_rows, n_units=shape.n_units) as capture:
+                part = _micro_sum(trainee, micro, capture, bounds)
                 if part is None:
-                    part = _sum_row_by_row(trainee, micro, capture, clip_norm, dummy)
-            for name, value in part.items():
-                total[name] += value
+                    part = _sum_one_by_one(trainee, micro, capture, bounds, dummy)
+            total.add(part)
     except Exception as error:  # noqa: BLE001  rule 18: a step that fails sends noise on a zero sum
         _LOG.debug("step counts as zero error=%s", type(error).__name__)
-        return zero_gradients(trainee)
+        return ClippedSum(zero_gradients(trainee))
     return total
 
 
 def noised_gradient(
-    total: Mapping[str, Tensor], *, noise: NoisePlan, divisor: float, stream: NoiseStream
+    total: Mapping[str, Tensor], *, noise_stddev: float, divisor: float, stream: NoiseStream
 ) -> Gradients:
     """Return ``(sum + noise_stddev * N(0, 1)) / divisor``, float32 by name.
 
     Args:
         total: Sum of clipped gradients, float64.
-        noise: Stddev in units of the sum.
-        divisor: The public batch size; never the number of rows that were drawn.
+        noise_stddev: In units of the sum.
+        divisor: The public batch size; never the number of units that were drawn.
         stream: Where the noise comes from, drawn in sorted name order.
     """
     noised = {}
     for name in sorted(total):
         draw = torch.from_numpy(np.asarray(stream.normal(tuple(total[name].shape))))
-        noised[name] = ((total[name] + noise.noise_stddev * draw.double()) / divisor).float()
+        noised[name] = ((total[name] + noise_stddev * draw.double()) / divisor).float()
     return noised
-
-
-def require_private(trainee: Trainee, probe: Mapping[str, Tensor]) -> None:
-    """Refuse a model whose rows cannot be clipped apart, before any private row is read.
-
-    Args:
-        trainee: The model.
-        probe: Two public rows, different from each other.
-
-    Raises:
-        TrainingError: A trained tensor is not covered, or one row's gradient depends on another
-            row (batch statistics, in-batch losses), which no clipping of rows can bound.
-    """
-    two = {name: column[:2] for name, column in probe.items()}
-    twice = {name: column[:1].expand_as(column[:2]) for name, column in probe.items()}
-    rows = torch.ones(2, dtype=torch.bool)
-    with Capture(trainee, n_rows=2) as capture:
-        beside_another = row_gradients(trainee, MicroBatch(two, rows), capture)
-        beside_itself = row_gradients(trainee, MicroBatch(twice, rows), capture)
-    for name, gradient in beside_another.items():
-        first, again = gradient[0], beside_itself[name][0]
-        scale = float(first.abs().nan_to_num(0.0, posinf=0.0).max())
-        if not torch.allclose(first, again, rtol=_SAME, atol=_SAME * scale, equal_nan=True):
-            raise TrainingError(
-                f"the gradient of {name!r} for one row depends on the other rows of its batch; "
-                "remove batch statistics and losses that compare rows"
-            )
 
 
 def zero_gradients(trainee: Trainee) -> Gradients:
@@ -164,27 +225,30 @@ def zero_gradients(trainee: Trainee) -> Gradients:
 
 
 def _micro_sum(
-    trainee: Trainee, micro: MicroBatch, capture: Capture, clip_norm: float
-) -> Gradients | None:
+    trainee: Trainee, micro: MicroBatch, capture: Capture, bounds: Bounds
+) -> ClippedSum | None:
     try:
-        gradients = row_gradients(trainee, micro, capture)
-        clipped = clipped_rows(gradients, micro.is_row, clip_norm)
-    except Exception as error:  # noqa: BLE001  rule 2: what one row makes fail must not show
+        gradients = unit_gradients(trainee, micro, capture)
+        clipping = clip_units(gradients, micro.is_unit, bounds)
+        summed = summed_units(gradients, clipping)
+    except Exception as error:  # noqa: BLE001  rule 2: what one unit makes fail must not show
         _LOG.debug("micro-batch failed error=%s", type(error).__name__)
         return None
-    return {name: rows.sum(dim=0) for name, rows in clipped.items()}
+    return ClippedSum(
+        summed, n_units=int(micro.is_unit.sum()), n_whole=int(clipping.is_whole.sum())
+    )
 
 
-def _sum_row_by_row(
+def _sum_one_by_one(
     trainee: Trainee,
     micro: MicroBatch,
     capture: Capture,
-    clip_norm: float,
+    bounds: Bounds,
     dummy: Mapping[str, Tensor],
-) -> Gradients:
-    total = zero_gradients(trainee)
-    for position in micro.is_row.nonzero().flatten().tolist():
-        part = _micro_sum(trainee, alone(micro, position, dummy), capture, clip_norm)
-        for name, value in (part or {}).items():
-            total[name] += value
+) -> ClippedSum:
+    total = ClippedSum(zero_gradients(trainee))
+    for unit in micro.is_unit.nonzero().flatten().tolist():
+        part = _micro_sum(trainee, alone(micro, unit, dummy), capture, bounds)
+        # A unit that fails by itself was drawn, and counts as cut.
+        total.add(ClippedSum({}, n_units=1) if part is None else part)
     return total

@@ -179,8 +179,8 @@ def test_micro_batches_have_one_shape_and_dummies_do_not_count(n_chosen):
 
     assert len(micros) == -(-n_chosen // 4)
     assert all(m.inputs["input_ids"].shape == (4, CLASSES.max_tokens) for m in micros)
-    assert sum(int(m.is_row.sum()) for m in micros) == n_chosen
-    kept = [m.inputs["input_ids"][m.is_row] for m in micros]
+    assert sum(int(m.is_unit.sum()) for m in micros) == n_chosen
+    kept = [m.inputs["input_ids"][m.is_unit] for m in micros]
     if kept:
         assert torch.equal(torch.cat(kept), columns.tensors["input_ids"][chosen])
 
