@@ -10,17 +10,24 @@ import re
 
 LEDGER = "entries/"
 ROSTERS = "rosters/"
+FEDERATION = "ledger/clients/"
+FEDERATION_IDENTITY = FEDERATION + "identity.json"
 APPROVALS = "approvals/"
+READ_OUTS = "readouts/"
+READ_OUTS = "readouts/"
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 HEAD_FILE = "head.safetensors"
 PAYLOAD = "payload.safetensors"
 BUDGET = "budget.json"
 MANIFEST = "manifest.json"
+STATE = "state.json"
+"""What one exchange leaves for the next, in the site's outbox; it is never uploaded."""
 
 _CAMPAIGN = re.compile(r"campaigns/([a-z0-9-]+)/campaign\.json")
 _SEQ = re.compile(r"([0-9]{6,9})\.json")
 _BUDGET = re.compile(r"campaigns/([a-z0-9-]+)/rounds/([0-9]{4})/updates/([a-z0-9-]+)/budget\.json")
+_OF_READ_OUT = re.compile(r"readouts/([0-9a-f]{64})/[0-9]{4}\.json")
 _OF_ROUND = re.compile(r"campaigns/[a-z0-9-]+/rounds/([0-9]{4})/[a-z]+\.json")
 
 
@@ -110,6 +117,11 @@ def charge(campaign_id: str, round_number: int) -> str:
     return round_prefix(campaign_id, round_number) + "charge.json"
 
 
+def federation_budget(campaign_id: str, round_number: int) -> str:
+    """Return the key of the coordinator's statement of what whole sites have spent."""
+    return round_prefix(campaign_id, round_number) + "federation.json"
+
+
 def release(campaign_id: str, round_number: int) -> str:
     """Return the key of the released delta."""
     return round_prefix(campaign_id, round_number) + "release.safetensors"
@@ -172,6 +184,11 @@ def approval(campaign_digest: str) -> str:
     return f"{APPROVALS}{campaign_digest}.json"
 
 
+def read_out(campaign_digest: str, round_number: int) -> str:
+    """Return the key of what noise did to one round, in the site's own store."""
+    return f"{READ_OUTS}{campaign_digest}/{round_number:04d}.json"
+
+
 def exchange(dataset: str, campaign_digest: str, round_number: int) -> str:
     """Return the prefix of one exchange inside a site's outbox, with a trailing slash."""
     return f"exchanges/{dataset}/{campaign_digest}/{round_number:04d}/"
@@ -180,3 +197,9 @@ def exchange(dataset: str, campaign_digest: str, round_number: int) -> str:
 def gate_verdict(dataset_version: str, suite_sha256: str, task_sha256: str) -> str:
     """Return the key of a gate's verdict inside a site's own store, never the federation's."""
     return f"gates/{dataset_version}/{suite_sha256}-{task_sha256}.json"
+
+
+def campaign_of_read_out(key: str) -> str | None:
+    """Return the digest of the campaign that a read-out under ``key`` belongs to, or None."""
+    match = _OF_READ_OUT.fullmatch(key)
+    return None if match is None else match[1]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from fl_core.artifacts.store import ObjectStore
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.privacy.randomness import NoiseStream, SecureStream
@@ -42,6 +43,7 @@ class Site:
         client_ledger: Ledger of the site's whole data as one unit; None without such a limit.
         clock: Tells when an answer may leave.
         streams: Makes the stream of the noise on one whole update; only a simulation has others.
+        read_outs: Where the site keeps what noise did to its rounds; None keeps nothing.
     """
 
     name: str
@@ -53,3 +55,4 @@ class Site:
     client_ledger: Ledger | None = None
     clock: Clock = WALL_CLOCK
     streams: Callable[[], NoiseStream] = SecureStream
+    read_outs: ObjectStore | None = None

@@ -23,6 +23,9 @@ from fl_core.updates.update import Array
 
 log = logging.getLogger(__name__)
 
+# The manifest goes last: its presence tells the coordinator that the rest is there.
+UPLOADED = (keys.PAYLOAD, keys.BUDGET, keys.MANIFEST)
+
 
 def signed_files(  # noqa: PLR0913  what a manifest signs, each from another step
     site: Site,
@@ -88,10 +91,10 @@ def upload_files(
         store: The campaign's store.
         plan: The round's plan.
         site: Name of the site.
-        files: From the outbox, by name.
+        files: From the outbox, by name; what is not in ``UPLOADED`` stays there.
     """
-    # The manifest goes last: its presence tells the coordinator that the rest is there.
     prefix = keys.update_prefix(assembly.campaign.id, plan.round, site)
-    for name in sorted(files, key=lambda name: (name == keys.MANIFEST, name)):
-        store.put_once(prefix + name, files[name])
+    for name in UPLOADED:
+        if name in files:
+            store.put_once(prefix + name, files[name])
     log.info("update uploaded site=%s round=%d", site, plan.round)

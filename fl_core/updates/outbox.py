@@ -31,6 +31,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fl_core.artifacts import keys
 from fl_core.artifacts.documents import (
     D,
     Document,
@@ -187,6 +188,27 @@ class Outbox:
         ending = self._ending(prefix)
         return self._files(prefix, ending) if isinstance(ending, Committed) else None
 
+    def last_state(self, dataset: str, campaign_digest: str, *, before: int) -> bytes | None:
+        """Return what the latest committed exchange left for the next, or None if none did.
+
+        State becomes current with the commit of its exchange, so one that failed, died or was
+        voided leaves the state before it (SOUNDNESS, rule 12). Usually one record is read.
+
+        Args:
+            dataset: Opaque id of the protected data.
+            campaign_digest: The campaign; state never crosses to another.
+            before: Round that asks.
+
+        Raises:
+            ObjectCorrupt: The state is missing, or is not what was committed.
+        """
+        for number in range(before - 1, 0, -1):
+            prefix = keys.exchange(dataset, campaign_digest, number)
+            ending = self._ending(prefix)
+            if isinstance(ending, Committed) and keys.STATE in ending.files:
+                return self._file(prefix, ending, keys.STATE)
+        return None
+
     def mark_failed(self, prefix: str, code: str) -> bool:
         """End the exchange after a caught failure: it is never trained again.
 
@@ -230,17 +252,17 @@ class Outbox:
         return write_document(self._store, _end_key(prefix), _Ending(end=ending)).end
 
     def _files(self, prefix: str, ending: Committed) -> dict[str, bytes]:
-        files: dict[str, bytes] = {}
-        for name, sha256 in sorted(ending.files.items()):
-            try:
-                files[name] = self._store.get(_file_key(prefix, sha256))
-            except ObjectMissing as error:
-                raise ObjectCorrupt(
-                    f"{prefix} committed {name!r}, but its bytes are gone"
-                ) from error
-            if sha256_hex(files[name]) != sha256:
-                raise ObjectCorrupt(f"{prefix} holds other bytes for {name!r} than were committed")
-        return files
+        return {name: self._file(prefix, ending, name) for name in sorted(ending.files)}
+
+    def _file(self, prefix: str, ending: Committed, name: str) -> bytes:
+        sha256 = ending.files[name]
+        try:
+            data = self._store.get(_file_key(prefix, sha256))
+        except ObjectMissing as error:
+            raise ObjectCorrupt(f"{prefix} committed {name!r}, but its bytes are gone") from error
+        if sha256_hex(data) != sha256:
+            raise ObjectCorrupt(f"{prefix} holds other bytes for {name!r} than were committed")
+        return data
 
 
 @contextmanager
