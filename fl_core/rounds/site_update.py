@@ -24,7 +24,7 @@ from fl_core.updates.update import Array
 log = logging.getLogger(__name__)
 
 # The manifest goes last: its presence tells the coordinator that the rest is there.
-UPLOADED = (keys.PAYLOAD, keys.BUDGET, keys.MANIFEST)
+UPLOADED = (keys.BUDGET, keys.PAYLOAD, keys.MANIFEST)
 
 
 def signed_files(  # noqa: PLR0913  what a manifest signs, each from another step
