@@ -8,25 +8,34 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, ValidationError
 
+from fl_core.artifacts import keys
 from fl_core.artifacts.documents import Document
 from fl_core.artifacts.local import LocalStore, require_local_disk
 from fl_core.campaign.complaints import complaint_of
 from fl_core.campaign.specs import Name
 from fl_core.errors import CampaignError
 from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.ledger_entries import ChainReader
 from fl_core.privacy.policy import read_policy
 from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.rounds.site import Site
 from fl_core.updates.outbox import Outbox
-from fl_core.updates.signing import read_key
+from fl_core.updates.signing import SigningKey, public_hex, read_key
 from tasks.settings import Settings
+from tasks.witnesses import Surroundings, open_witnesses
 
 CREDENTIALS = "s3.credentials"
+LEDGER = "ledger"
+CLIENT_LEDGER = "client-ledger"
+OUTBOX = "outbox"
+# What this process has checked of its ledgers; the site is opened afresh in every round.
+READERS: dict[tuple[str, str], ChainReader] = {}
 CONFIG = """\
 # Where this site's things are. What is allowed is in policy.toml.
 
@@ -199,21 +208,50 @@ def write_credentials(home: SiteHome, access_key: str, secret_key: str) -> None:
 
 
 def open_site(home: SiteHome, config: SiteConfig) -> Site:
-    """Return the site with key, policy, ledger and outbox.
+    """Return the site with key, policy, ledgers, outbox and witnesses.
+
+    The ledger of the whole site is opened where the policy has a ``[client]`` section, and begun
+    the first time; if one was begun before and is gone, its witnesses show it.
 
     Raises:
         LedgerCorrupt: There is no ledger, or it does not hold.
     """
     key = read_key(home.key)
     policy = site_policy(home)
-    ledger = Ledger(home.store("ledger"), dataset=policy.dataset, unit=policy.unit, key=key)
     return Site(
         name=config.site,
         key=key,
         policy=policy,
-        ledger=ledger,
-        outbox=Outbox(home.store("outbox")),
+        ledger=_open_ledger(home, policy, key),
+        outbox=Outbox(home.store(OUTBOX)),
+        witnesses=open_witnesses(policy, surroundings(home, config)),
+        client_ledger=_open_client_ledger(home, policy, key),
     )
+
+
+def surroundings(home: SiteHome, config: SiteConfig) -> Surroundings:
+    """Return what the policy's witnesses are relative to."""
+    return Surroundings(home.root, site_settings(home, config))
+
+
+def _open_client_ledger(home: SiteHome, policy: SitePolicy, key: SigningKey) -> Ledger | None:
+    whole = policy.client_policy()
+    if whole is None:
+        return None
+    store = home.store(CLIENT_LEDGER)
+    if not store.list(keys.LEDGER):
+        now = datetime.now(UTC)
+        Ledger.create(store, dataset=whole.dataset, unit=whole.unit, key=key, now=now)
+    return _open_ledger(home, whole, key, folder=CLIENT_LEDGER)
+
+
+def _open_ledger(
+    home: SiteHome, policy: SitePolicy, key: SigningKey, *, folder: str = LEDGER
+) -> Ledger:
+    store = home.store(folder)
+    path = str((home.root / folder).resolve())
+    reader = READERS.setdefault((path, public_hex(key)), ChainReader(public_hex(key)))
+    return Ledger(store, dataset=policy.dataset, unit=policy.unit, key=key, reader=reader)
 
 
 def site_settings(home: SiteHome, config: SiteConfig) -> Settings:

@@ -14,7 +14,6 @@ FEDERATION = "ledger/clients/"
 FEDERATION_IDENTITY = FEDERATION + "identity.json"
 APPROVALS = "approvals/"
 READ_OUTS = "readouts/"
-READ_OUTS = "readouts/"
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 HEAD_FILE = "head.safetensors"
@@ -28,6 +27,7 @@ _CAMPAIGN = re.compile(r"campaigns/([a-z0-9-]+)/campaign\.json")
 _SEQ = re.compile(r"([0-9]{6,9})\.json")
 _BUDGET = re.compile(r"campaigns/([a-z0-9-]+)/rounds/([0-9]{4})/updates/([a-z0-9-]+)/budget\.json")
 _OF_READ_OUT = re.compile(r"readouts/([0-9a-f]{64})/[0-9]{4}\.json")
+_WITNESSED = re.compile(r"witness/[a-z0-9-]+/([a-z0-9-]+)/[A-Za-z0-9_-]+/[0-9]{6,9}\.json")
 _OF_ROUND = re.compile(r"campaigns/[a-z0-9-]+/rounds/([0-9]{4})/[a-z]+\.json")
 
 
@@ -166,6 +166,17 @@ def witness(owner: str, dataset: str, unit: str) -> str:
         unit: Unit of protection.
     """
     return f"witness/{owner}/{dataset}/{unit}/"
+
+
+def witnessed_of(owner: str) -> str:
+    """Return the prefix of all that a witness holds of one site."""
+    return f"witness/{owner}/"
+
+
+def witnessed_dataset(key: str) -> str | None:
+    """Return the dataset that a witness' copy is about, or None if the key is no copy's."""
+    match = _WITNESSED.fullmatch(key)
+    return None if match is None else match[1]
 
 
 def witnessed_entry(prefix: str, seq: int) -> str:

@@ -25,8 +25,8 @@ class ReadOut(Document):
 
     round: int
     cosine: float
-    norm_ratio: float | None
-    clipped_share: float | None
+    norm_ratio: float | None = None
+    clipped_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from fl_core.errors import FedloomError
-from flows.cli import campaigns, demo, doctor, plan, simulation, sites, stack
+from flows.cli import campaigns, demo, doctor, plan, readouts, simulation, sites, stack
 from flows.cli.output import fail
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ site_app = typer.Typer(no_args_is_help=True, help="What a site's operator runs a
 site_app.command("init")(sites.site_init)
 site_app.command("start")(sites.site_start)
 site_app.command("approve")(sites.site_approve)
+site_app.command("readout")(readouts.site_readout)
 app.add_typer(site_app, name="site")
 
 evaluation_app = typer.Typer(no_args_is_help=True, help="The worker with the public holdout.")

@@ -17,7 +17,7 @@ SERVICES = {("site", "start"), ("evaluation", "start")}
 DESIGN = {
     *((w,) for w in ("demo", "up", "down", "init", "check", "run", "status", "simulate")),
     *((w,) for w in ("enrol", "ledger", "doctor")),
-    *(("site", w) for w in ("init", "start", "approve")),
+    *(("site", w) for w in ("init", "start", "approve", "readout")),
 }
 
 

@@ -1,0 +1,77 @@
+"""`fedloom site readout`: what noise did to this site's updates, shown at the site only."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from flows.cli.context import JsonOption
+from flows.cli.output import console_err, print_json
+
+if TYPE_CHECKING:
+    from tasks.read_outs import RoundReadOut
+
+PERCENT = 100
+
+
+def site_readout(
+    home: Annotated[Path, typer.Argument(help="The site's own folder, or a local stack's.")] = Path(
+        "site"
+    ),
+    site: Annotated[str, typer.Option("--site", help="Site of a local stack.")] = "",
+    json_output: JsonOption = False,
+) -> None:
+    """Show how much of this site's signal survived the noise, round by round.
+
+    The figures come from private rows without noise: keep them at the site.
+
+    Example: `fedloom site readout /srv/fedloom`
+    """
+    from flows.cli.ledgers import site_homes
+    from tasks.read_outs import read_outs
+
+    documents = []
+    for own in site_homes(home, site):
+        found = read_outs(own)
+        name = own.root.name
+        console_err.print(readout_table(name, found))
+        documents.append({"site": name, "rounds": [plain(one) for one in found]})
+    if json_output:
+        print_json({"readouts": documents})
+
+
+def plain(one: "RoundReadOut") -> dict[str, Any]:
+    """Return a read-out as plain values, with what it means."""
+    return {
+        "campaign": one.campaign,
+        "digest": one.digest,
+        **one.figures.model_dump(mode="json"),
+        "is_lost": one.is_lost,
+        "meaning": one.meaning,
+    }
+
+
+def readout_table(site: str, found: "list[RoundReadOut]") -> Table:
+    """Return a site's read-outs as a table, oldest round first."""
+    table = Table(
+        title=f"what noise did to the updates of {site}",
+        caption="from private rows without noise: not for anybody outside this site",
+        box=box.SIMPLE_HEAD,
+    )
+    for name in ("campaign", "round", "cosine", "norm ratio", "clipped"):
+        table.add_column(name, justify="left" if name == "campaign" else "right")
+    table.add_column("what it says")
+    for one in found:
+        figures = one.figures
+        table.add_row(
+            one.campaign,
+            str(figures.round),
+            f"{figures.cosine:.2f}" + (" !" if one.is_lost else ""),
+            "-" if figures.norm_ratio is None else f"{figures.norm_ratio:.1f}",
+            "-" if figures.clipped_share is None else f"{PERCENT * figures.clipped_share:.0f}%",
+            one.meaning,
+            style="yellow" if one.is_lost else None,
+        )
+    return table
