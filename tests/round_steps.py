@@ -39,9 +39,17 @@ def collect(world: World, number: int = 1, now: datetime = AFTER_DEADLINE) -> Co
 
 def release(world: World, collected: Collected) -> Outcome:
     plan = plan_of(world, collected.round)
-    charge = charge_round(world.assembly, world.store, plan, collected=collected)
+    charge = charge_round(
+        world.assembly, world.store, plan, collected=collected, coordinator=world.coordinator
+    )
     return release_round(
-        world.assembly, world.store, plan, collected=collected, charge=charge, now=AFTER_DEADLINE
+        world.assembly,
+        world.store,
+        plan,
+        collected=collected,
+        charge=charge,
+        now=AFTER_DEADLINE,
+        coordinator=world.coordinator,
     )
 
 

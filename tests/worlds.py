@@ -15,9 +15,11 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.roster import RosterEntry, enrol
+from fl_core.privacy.federation import FederationLimits, create_federation
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.policy_documents import SITE, SitePolicy
 from fl_core.privacy.witness import WitnessedStore
+from fl_core.rounds.central_release import NO_FEDERATION, Coordinator
 from fl_core.rounds.plan import open_campaign
 from fl_core.rounds.site import Site
 from fl_core.updates.outbox import Outbox
@@ -105,6 +107,7 @@ class World:
     outboxes: dict[str, ObjectStore]
     witnesses: dict[str, tuple[WitnessedStore, ...]] = field(default_factory=dict)
     client_ledgers: dict[str, ObjectStore] = field(default_factory=dict)
+    coordinator: Coordinator = NO_FEDERATION
 
 
 def policy_of(campaign: Campaign, site: str, **changes: object) -> SitePolicy:
@@ -131,10 +134,20 @@ def policy_of(campaign: Campaign, site: str, **changes: object) -> SitePolicy:
     return SitePolicy.model_validate(fields | changes)
 
 
+def coordinator_of(
+    store: ObjectStore, *, epsilon: float = 50.0, delta: float = 1e-3
+) -> Coordinator:
+    """Return a coordinator with a new ledger of the federation in the store."""
+    limits = FederationLimits(epsilon=epsilon, delta=delta)
+    federation = create_federation(store, limits=limits, key=generate_key(), now=NOW)
+    return Coordinator(federation)
+
+
 def world_of(campaign: Campaign, **policy_changes: object) -> World:
     """Freeze a campaign in memory, enrol its sites, and open a ledger at each."""
     store = MemoryStore()
     assembly = open_campaign(store, campaign)
+    coordinator = NO_FEDERATION if assembly.central_noise is None else coordinator_of(store)
     sites, works, ledgers, outboxes, witnesses = {}, {}, {}, {}, {}
     client_ledgers = {}
     for name in campaign.sites:
@@ -153,7 +166,9 @@ def world_of(campaign: Campaign, **policy_changes: object) -> World:
             Ledger.create(client_ledgers[name], dataset=policy.dataset, unit=SITE, key=key, now=NOW)
         sites[name] = open_site(name, key, policy, ledgers[name], outboxes[name], **own)
         works[name] = FakeWork(assembly.shapes(1), rng=np.random.default_rng(len(works)))
-    return World(assembly, store, sites, works, ledgers, outboxes, witnesses, client_ledgers)
+    return World(
+        assembly, store, sites, works, ledgers, outboxes, witnesses, client_ledgers, coordinator
+    )
 
 
 def open_site(

@@ -17,6 +17,7 @@ from fl_core.cohorts.quorum import Tally, has_quorum, is_closed
 from fl_core.errors import ObjectCorrupt, ObjectMissing, UpdateRejected
 from fl_core.rounds.documents import Collected, RoundPlan, SiteAnswer
 from fl_core.updates.manifest import Declined, UpdateManifest
+from fl_core.updates.payload import unsalted
 from fl_core.updates.update import Update
 from fl_core.updates.verify import (
     Expected,
@@ -44,7 +45,7 @@ def expected_of(assembly: Assembly, plan: RoundPlan, *, site: str, roster: Roste
     entry = roster.entry(site)
     if entry is None:
         raise UpdateRejected("site", f"site {site!r} is not in roster {plan.roster_version}")
-    shapes = assembly.shapes(plan.round)
+    shapes, central = assembly.shapes(plan.round), assembly.central_noise
     values = sum(_size(shape) for shape in shapes.values())
     return Expected(
         campaign_digest=assembly.digest,
@@ -56,8 +57,10 @@ def expected_of(assembly: Assembly, plan: RoundPlan, *, site: str, roster: Roste
         shapes=shapes,
         local_steps=assembly.campaign.training.local_steps,
         max_payload_bytes=_BYTES_PER_VALUE * values + _HEADER_BYTES,
-        charge_event=None if assembly.noise is None else assembly.noise.event,
+        charge_event=assembly.row_event,
         gate_suite_sha256=str(assembly.campaign.gate.sha256),
+        client_event=assembly.site_event,
+        norm_bound=None if central is None else central.clip_norm,
     )
 
 
@@ -120,7 +123,8 @@ def read_update(assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site
     except (ObjectMissing, ObjectCorrupt) as error:
         raise UpdateRejected("payload", f"site {site!r} round {plan.round}: {error}") from error
     verify_payload(payload, manifest)
-    tensors = assembly.codec.decode(payload)
+    encoded = payload if assembly.central_noise is None else unsalted(payload)
+    tensors = assembly.codec.decode(encoded)
     verify_tensors(tensors, expected)
     return Update(tensors=tensors, manifest=manifest)
 

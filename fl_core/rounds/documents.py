@@ -89,12 +89,14 @@ class RoundCharge(Document):
         sites: What each accepted site charged for one unit of its rows; empty under NoPrivacy.
         clients: What each charged for its whole data, under local ClientDp.
         federation: What the coordinator charged on the federation's ledger, under central ClientDp.
+        refused: Why nothing was charged there although it had to be; nothing is released then.
     """
 
     round: RoundNumber
     sites: dict[Name, Charge]
     clients: dict[Name, Charge] = Field(default_factory=dict)
     federation: Charge | None = None
+    refused: Literal["budget"] | None = None
 
 
 class Outcome(Document):
@@ -108,7 +110,8 @@ class Outcome(Document):
         result_hash: Adapter that it made; None unless released.
         contributors: Sites whose updates went in.
         sensitivity: L2 sensitivity of the aggregate; None is unbounded.
-        noise_stddev: Noise added at the release; None where the sites add it.
+        noise_stddev: Stddev per coordinate of the noise added at the release, in units of the
+            aggregate; None where the sites add it.
         opened: When the plan was written.
         closed: When the outcome was written; the timestamp of every metric of the round.
     """

@@ -4,6 +4,10 @@ The released delta is written first; the adapter is made from the delta *that is
 outcome comes last. A second caller, or one that crashed in between, ends with the same adapter.
 An accepted update that was removed or replaced since, or updates that together leave the range of
 float32, close the round as failed: the next one starts from the last adapter that holds.
+
+Under central ClientDp the noise is added here, between aggregate and release: once, since of two
+draws only the first is stored. Nothing that is computed from updates without noise goes anywhere
+else (SOUNDNESS, rule 25), and the raw updates are gone before the outcome is there (rule 26).
 """
 
 import logging
@@ -18,17 +22,21 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.documents import write_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly, site_weights
-from fl_core.campaign.components import ComponentSpec
 from fl_core.campaign.roster import read_roster
-from fl_core.codecs.codec import CODECS
-from fl_core.errors import UpdateRejected
+from fl_core.errors import UnboundedSensitivity, UpdateRejected
 from fl_core.rounds.adapters import read_state, write_adapter
+from fl_core.rounds.central_release import (
+    NO_FEDERATION,
+    Coordinator,
+    Released,
+    bury_raw_updates,
+    release_centrally,
+)
 from fl_core.rounds.collection import read_accepted
 from fl_core.rounds.documents import Collected, Outcome, RoundCharge, RoundPlan
 from fl_core.rounds.plan import read_outcome
-from fl_core.updates.payload import encode_tensors, require_finite
-
-RELEASE_CODEC = ComponentSpec(kind="float32")
+from fl_core.rounds.released_delta import read_release, write_release
+from fl_core.updates.payload import require_finite
 
 log = logging.getLogger(__name__)
 
@@ -41,25 +49,38 @@ def release_round(  # noqa: PLR0913  the inputs of a step of the round, by name
     collected: Collected,
     charge: RoundCharge,
     now: datetime,
+    coordinator: Coordinator = NO_FEDERATION,
 ) -> Outcome:
-    """Aggregate the accepted updates and write the next adapter, or close the round as failed."""
+    """Aggregate the accepted updates and write the next adapter, or close the round as failed.
+
+    Raises:
+        PolicyRefused: Central ClientDp, and the coordinator keeps no ledger of the federation.
+        LedgerCorrupt: That ledger does not hold the round's charge.
+    """
     campaign = assembly.campaign
     done = read_outcome(store, campaign.id, plan.round)
     if done is not None:
         return done
     try:
         _require_charged(assembly, collected, charge)
-        aggregate = aggregate_updates(assembly, store, plan, collected=collected)
-        state = _released_state(assembly, store, plan, aggregate)
-    except UpdateRejected as error:
+        if assembly.central_noise is None:
+            facts = _release_mean(assembly, store, plan, collected=collected)
+        else:
+            facts = release_centrally(
+                assembly, store, plan, collected=collected, coordinator=coordinator
+            )
+        state = _next_state(assembly, store, plan)
+    except (UpdateRejected, UnboundedSensitivity) as error:
         return _close_without(assembly, store, plan, status="failed", reason=str(error), now=now)
+    bury_raw_updates(assembly, store, plan)
     outcome = Outcome(
         round=plan.round,
         status="released",
         base_hash=plan.base_hash,
         result_hash=write_adapter(store, campaign, state),
-        contributors=aggregate.contributors,
-        sensitivity=aggregate.l2_sensitivity,
+        contributors=facts.contributors,
+        sensitivity=facts.sensitivity,
+        noise_stddev=facts.noise_stddev,
         opened=plan.opened,
         closed=now,
     )
@@ -68,23 +89,36 @@ def release_round(  # noqa: PLR0913  the inputs of a step of the round, by name
 
 
 def _require_charged(assembly: Assembly, collected: Collected, charge: RoundCharge) -> None:
-    uncharged = sorted(set(collected.accepted) - set(charge.sites))
-    if assembly.noise is not None and uncharged:
+    if charge.refused is not None:
         raise UpdateRejected(
             "charge",
-            f"no charge is recorded for the accepted update of site {uncharged[0]!r}; "
-            "it was removed or replaced after it was accepted",
+            "the federation's budget is spent, so nothing is released; its limit is the "
+            "coordinator's, in federation.toml",
         )
+    if assembly.central_noise is not None and charge.federation is None:
+        raise UpdateRejected("charge", "no charge on the federation's ledger is recorded")
+    charged = {"": (assembly.row_event, charge.sites)}
+    charged[" for the whole site"] = (assembly.site_event, charge.clients)
+    for level, (event, charges) in charged.items():
+        uncharged = sorted(set(collected.accepted) - set(charges))
+        if event is not None and uncharged:
+            raise UpdateRejected(
+                "charge",
+                f"no charge{level} is recorded for the accepted update of site {uncharged[0]!r}; "
+                "it was removed or replaced after it was accepted",
+            )
 
 
-def _released_state(
-    assembly: Assembly, store: ObjectStore, plan: RoundPlan, aggregate: Aggregate
-) -> LoraState:
-    for name in sorted(aggregate.tensors):
-        require_finite(name, aggregate.tensors[name])
-    key = keys.release(assembly.campaign.id, plan.round)
-    store.put_once(key, encode_tensors(aggregate.tensors))
-    released = CODECS.build(RELEASE_CODEC).decode(store.get(key))
+def _release_mean(
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, collected: Collected
+) -> Released:
+    aggregate = aggregate_updates(assembly, store, plan, collected=collected)
+    write_release(store, assembly.campaign.id, plan.round, aggregate.tensors)
+    return Released(aggregate.contributors, aggregate.l2_sensitivity, None)
+
+
+def _next_state(assembly: Assembly, store: ObjectStore, plan: RoundPlan) -> LoraState:
+    released = read_release(store, assembly.campaign.id, plan.round)
     with np.errstate(over="ignore"):
         state = read_state(store, assembly.campaign, plan.base_hash).plus(released)
     # Finite updates can add up to what is not: a site needs only a few rounds of huge ones.
@@ -104,9 +138,7 @@ def aggregate_updates(
     members = []
     for site in collected.accepted:
         update = read_accepted(assembly, store, plan, site=site, collected=collected)
-        members.append(
-            Member(site=site, tensors=update.tensors, norm_bound=update.manifest.norm_bound)
-        )
+        members.append(Member(site=site, tensors=update.tensors))
     weights = site_weights(assembly.campaign, read_roster(store, plan.roster_version))
     return assembly.aggregator.aggregate(member_order(members), weights, None)
 
@@ -127,6 +159,7 @@ def _close_without(  # noqa: PLR0913  what an outcome says, by name
     reason: str,
     now: datetime,
 ) -> Outcome:
+    bury_raw_updates(assembly, store, plan)
     outcome = Outcome(
         round=plan.round,
         status=status,

@@ -15,10 +15,11 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.cohorts.quorum import required
 from fl_core.errors import ObjectMissing
+from fl_core.privacy.federation import Federation, is_affordable
 from fl_core.rounds.adapters import read_adapter
-from fl_core.rounds.charging import read_budgets
+from fl_core.rounds.charging import read_budgets, read_federation_budget
 from fl_core.rounds.collection import has_answered
-from fl_core.rounds.documents import Collected, Outcome, RoundPlan, SiteAnswer
+from fl_core.rounds.documents import Collected, Outcome, RoundCharge, RoundPlan, SiteAnswer
 from fl_core.rounds.plan import available_sites, read_outcome
 from fl_core.updates.records import BudgetStatement, Evaluation
 
@@ -37,6 +38,7 @@ class RoundStatus(Document):
         answered: Sites whose answer is complete in the store; while the round is open, unchecked.
         answers: What became of each site of the cohort, once that is frozen.
         budgets: Budget statements beside the accepted updates.
+        federation: What whole sites have spent, as the coordinator signed it; central ClientDp.
         seconds: From plan to outcome; None while it is open.
         bytes_up: Payload bytes of the accepted updates.
         bytes_down: Bytes of the adapter, times the sites of the cohort.
@@ -49,6 +51,7 @@ class RoundStatus(Document):
     evaluation: Evaluation | None = None
     answers: dict[str, SiteAnswer] = Field(default_factory=dict)
     budgets: dict[str, BudgetStatement] = Field(default_factory=dict)
+    federation: BudgetStatement | None = None
     seconds: float | None = None
     bytes_up: int = 0
     bytes_down: int = 0
@@ -71,11 +74,20 @@ class CampaignStatus(Document):
     end: EndReason | None = None
 
 
-def next_round(assembly: Assembly, store: ObjectStore) -> int | EndReason:
+def next_round(
+    assembly: Assembly, store: ObjectStore, *, federation: Federation | None = None
+) -> int | EndReason:
     """Return the round to run next, or why there is none.
 
     A round with a plan and without an outcome comes first: running it again finishes it. No round
-    is opened that too few sites could answer: those that are left are fewer than the quorum.
+    is opened that too few sites could answer, those that are left being fewer than the quorum, nor
+    one whose release the federation could not pay for.
+
+    Args:
+        assembly: The campaign's parts.
+        store: The campaign's store.
+        federation: Decides on its own budget as it is now; without it what the store says of the
+            last round decides.
     """
     campaign = assembly.campaign
     started = round_numbers(store, campaign.id)
@@ -84,10 +96,28 @@ def next_round(assembly: Assembly, store: ObjectStore) -> int | EndReason:
         return last
     if last >= campaign.max_rounds:
         return "finished"
+    if _is_federation_spent(assembly, store, last, federation):
+        return "budget spent"
     available = available_sites(assembly, store)
     if available and len(available) >= required(len(available), campaign.cohort.quorum):
         return last + 1
     return "budget spent" if started else "no site enrolled"
+
+
+def _is_federation_spent(
+    assembly: Assembly, store: ObjectStore, last: int, federation: Federation | None
+) -> bool:
+    noise = assembly.central_noise
+    if noise is None:
+        return False
+    if federation is not None:
+        return not is_affordable(federation, noise.event)
+    if not last:
+        return False
+    charge = _optional(store, keys.charge(assembly.campaign.id, last), RoundCharge)
+    stated = read_federation_budget(assembly, store, last)
+    is_refused = charge is not None and charge.refused is not None
+    return is_refused or (stated is not None and stated.rounds_left == 0)
 
 
 def round_numbers(store: ObjectStore, campaign_id: str) -> list[int]:
@@ -144,6 +174,7 @@ def round_status(assembly: Assembly, store: ObjectStore, number: int) -> RoundSt
         budgets={}
         if collected is None
         else read_budgets(assembly, store, plan, collected=collected),
+        federation=read_federation_budget(assembly, store, number),
         seconds=None if outcome is None else (outcome.closed - outcome.opened).total_seconds(),
         bytes_up=sum(answer.payload_bytes for answer in answers.values()),
         bytes_down=adapter_bytes * len(plan.cohort),
