@@ -50,9 +50,15 @@ def made_sites(home: Path) -> list[str]:
 def make_local_site(stack: "Stack", site: LocalSite) -> "Enrolment":
     """Make a site's folder in the stack's home, with its own keys for the store.
 
+    Its ledger has two witnesses, the stack's store and a folder of the home beside the sites'. They
+    show a ledger that was set back alone; a snapshot of the whole home takes them along, so a real
+    site names a folder on another disk.
+
     Raises:
         CampaignError: There is a site in the folder already.
     """
+    from fl_core.privacy.policy_documents import CoordinatorWitness, FolderWitness
+    from fl_core.privacy.policy_template import WITNESS_EXAMPLE, witness_tables
     from tasks.enrolment import NewSite, make_site
     from tasks.site_config import CREDENTIALS, SiteConfig, SiteStore, write_credentials
 
@@ -70,4 +76,9 @@ def make_local_site(stack: "Stack", site: LocalSite) -> "Enrolment":
     )
     # Before the config, which is what tells that a site was made.
     write_credentials(home, keys.access_key, keys.secret_key)
-    return make_site(home, NewSite(config, site.policy_text, site.declared_examples))
+    witnesses = (
+        CoordinatorWitness(),
+        FolderWitness(path=Path("..") / ".." / "witnesses" / site.name),
+    )
+    text = site.policy_text.replace(WITNESS_EXAMPLE, witness_tables(witnesses))
+    return make_site(home, NewSite(config, text, site.declared_examples))

@@ -77,15 +77,18 @@ def site_identity(site: str, pair: S3Keys) -> S3Identity:
     """
     campaigns = f"{BUCKET}/campaigns/*"
     own = f"{campaigns}/rounds/*/updates/{site}/*"
+    copies = f"{BUCKET}/witness/{site}/*"
     readable = (
         f"{campaigns}/campaign.json",
         f"{campaigns}/stops/*",
         f"{campaigns}/adapters/*",
         *(f"{campaigns}/rounds/*/{name}.json" for name in ("plan", "collected", "outcome")),
         f"{BUCKET}/rosters/*",
+        copies,
         own,
     )
-    actions = (*(f"Read:{path}" for path in readable), f"List:{BUCKET}", f"Write:{own}")
+    writable = (f"Write:{path}" for path in (own, copies))
+    actions = (*(f"Read:{path}" for path in readable), f"List:{BUCKET}", *writable)
     return S3Identity(site, pair.access_key, pair.secret_key, actions)
 
 

@@ -18,8 +18,10 @@ from fl_core.campaign.roster import PublicKey, Roster, RosterEntry, enrol
 from fl_core.campaign.specs import Name
 from fl_core.errors import CampaignError, ObjectCorrupt
 from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.policy import parse_policy
 from fl_core.updates.signing import generate_key, public_hex, write_key
-from tasks.site_config import SiteConfig, SiteHome, config_text, site_policy
+from tasks.site_config import LEDGER, SiteConfig, SiteHome, config_text, surroundings
+from tasks.witnesses import prepare_witnesses, require_unknown
 
 
 class Enrolment(Document):
@@ -44,11 +46,15 @@ class NewSite:
         config: The site's config.
         policy_text: The policy's TOML, with ``{dataset}`` still to be filled.
         declared_examples: Public size, rounded to a power of two; None to declare none.
+        dataset: Opaque id of the protected data; None draws one.
+        is_new_data: No ledger was ever kept for these rows, whatever witnesses know of the site.
     """
 
     config: SiteConfig
     policy_text: str
     declared_examples: int | None = None
+    dataset: str | None = None
+    is_new_data: bool = False
 
 
 def rounded_size(declared: int) -> int:
@@ -62,8 +68,9 @@ def make_site(home: SiteHome, new: NewSite) -> Enrolment:
 
     Raises:
         CampaignError: There is a site in the folder already; a ledger is never made again.
+        PolicyRefused: A witness knows a ledger of this dataset, or of this site.
     """
-    if home.key.exists() or home.config.exists():
+    if home.key.exists() or home.config.exists() or (home.root / LEDGER).exists():
         raise CampaignError(
             f"{home.root}: there is a site here already; its ledger is never made again",
             hint="choose another folder for another dataset",
@@ -77,11 +84,14 @@ def make_site(home: SiteHome, new: NewSite) -> Enrolment:
             None if new.declared_examples is None else rounded_size(new.declared_examples)
         ),
     )
-    dataset = f"{new.config.site}-{secrets.token_hex(4)}"
-    home.policy.write_text(new.policy_text.replace("{dataset}", dataset), encoding="utf-8")
-    policy = site_policy(home)
+    dataset = new.dataset or f"{new.config.site}-{secrets.token_hex(4)}"
+    text = new.policy_text.replace("{dataset}", dataset)
+    policy, around = parse_policy(text, source="the policy"), surroundings(home, new.config)
+    require_unknown(policy, around, site=new.config.site, is_new_data=new.is_new_data)
+    home.policy.write_text(text, encoding="utf-8")
+    prepare_witnesses(policy, around, site=new.config.site)
     Ledger.create(
-        home.store("ledger"),
+        home.store(LEDGER),
         dataset=policy.dataset,
         unit=policy.unit,
         key=key,

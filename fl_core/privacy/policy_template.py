@@ -1,17 +1,41 @@
 """The policy that `fedloom site init` writes, with every option explained."""
 
+from collections.abc import Sequence
+
+from fl_core.privacy.policy_documents import (
+    ClientLimit,
+    CoordinatorWitness,
+    FolderWitness,
+    S3Witness,
+    Witness,
+)
 from fl_core.updates.records import Series
 
-POLICY_TEMPLATE = """\
+_SERIES = """\
+#[series]
+#noise_multiplier = 0.8
+#sampling_rate = 0.1
+#max_steps = 48
+"""
+_CLIENT = """\
+#[client]
+#epsilon = 4.0
+#delta = 1e-2
+"""
+
+POLICY_TEMPLATE = f"""\
 # What this site allows on one dataset. Only people at the site change this file; fedloom reads it
 # before every round and never writes it. `fedloom site approve` adds approvals beside it.
 
 # Opaque id of the protected data: lower case, digits, "-". All campaigns on the same rows share
-# one ledger, so never give the same rows a second id. It leaves the site in budget statements.
-dataset = "{dataset}"
+# one ledger, so never give the same rows a second id, and keep one site's folder per dataset. Rows
+# that are added later belong to it and keep what is spent. The id leaves the site in budget
+# statements and at witnesses.
+dataset = "{{dataset}}"
 
-# Whom the limit protects: one row, added or removed. More than one row of a person means that the
-# person is protected less than a row; fedloom cannot bound that yet.
+# Whom the limit protects: one row, or all rows of one value of a column, such as "patient_id". A
+# campaign must protect the same unit with the same number of rows. Under "row" a person with many
+# rows is protected less than a row.
 unit = "row"
 max_rows_per_unit = 1
 adjacency = "add_remove"
@@ -36,34 +60,91 @@ suites = "*"
 # Digests of approved campaigns; `fedloom site approve CAMPAIGN` is the usual way.
 campaigns = []
 
-# Whether campaigns without any guarantee (privacy.none) may train here. One round of them is
-# charged as infinite: afterwards every campaign with a guarantee is declined on this dataset.
+# Whether campaigns without any guarantee for rows (privacy.none, or noise at the coordinator only)
+# may train here. One round of them is charged as infinite: afterwards every campaign with a
+# guarantee is declined on this dataset.
 without_guarantee = false
+
+# "stated": what is spent leaves the site, signed, beside every update, so that epsilon can be
+# shown. "withheld": it does not, and the site appears as "not stated".
+budget_statement = "stated"
 
 # Steps that are counted tightly (by PLD): all with exactly this noise and this sampling rate, at
 # most max_steps over all campaigns. Decide before the first round; afterwards a change is refused.
 # Without [series], or for any other step, the more cautious RDP decides.
-#[series]
-#noise_multiplier = 0.8
-#sampling_rate = 0.1
-#max_steps = 48
+{_SERIES}
+# A second limit for this site's whole data as one unit, over all campaigns, ever. With it the site
+# takes part only in campaigns that add noise to its whole update here (privacy.client with
+# mechanism "local_gaussian"); without it, in none of those. Delta: below one over the number of
+# sites that could stand here in your place.
+{_CLIENT}
+# Who keeps copies of the ledger's signed entries, so that a restored snapshot cannot forget what is
+# spent. A campaign with a guarantee needs at least two of them, and one that the coordinator does
+# not run must acknowledge every charge before training starts. "coordinator" is the campaigns'
+# store; a folder belongs on another disk or machine than this one's backups; a bucket may be your
+# own or a peer's. Paths are relative to this file. `fedloom site witness` prepares and checks them.
+"""
+
+WITNESS_EXAMPLE = """\
+#[[witness]]
+#kind = "coordinator"
+#[[witness]]
+#kind = "folder"
+#path = "/mnt/other-disk/fedloom-witness"
+#[[witness]]
+#kind = "s3"
+#bucket = "our-witness"
+#prefix = "fedloom"
+#endpoint = "https://s3.example.org"
+#credentials_file = "witness.credentials"
 """
 
 
-def policy_text(*, epsilon: float, delta: float, series: Series | None = None) -> str:
+def policy_text(
+    *,
+    epsilon: float,
+    delta: float,
+    series: Series | None = None,
+    client: ClientLimit | None = None,
+    witnesses: Sequence[Witness] = (),
+) -> str:
     """Return the template with the site's limits filled in; ``{dataset}`` stays to be filled.
 
     Args:
         epsilon: Limit over all campaigns.
         delta: Delta of that limit.
         series: Steps to be counted by PLD, or None to leave the section as a comment.
+        client: Limit for the whole site, or None to leave the section as a comment.
+        witnesses: Who keeps copies of the ledger's entries; none leaves an example.
     """
-    text = POLICY_TEMPLATE.replace("epsilon = 8.0", f"epsilon = {float(epsilon)!r}")
-    text = text.replace("delta = 1e-5", f"delta = {float(delta)!r}")
-    if series is None:
-        return text
-    start = text.index("#[series]")
-    return text[:start] + (
-        f"[series]\nnoise_multiplier = {series.noise_multiplier!r}\n"
-        f"sampling_rate = {series.sampling_rate!r}\nmax_steps = {series.max_steps}\n"
-    )
+    text = POLICY_TEMPLATE.replace("epsilon = 8.0", f"epsilon = {float(epsilon)!r}", 1)
+    text = text.replace("delta = 1e-5", f"delta = {float(delta)!r}", 1)
+    if series is not None:
+        text = text.replace(
+            _SERIES,
+            f"[series]\nnoise_multiplier = {series.noise_multiplier!r}\n"
+            f"sampling_rate = {series.sampling_rate!r}\nmax_steps = {series.max_steps}\n",
+        )
+    if client is not None:
+        text = text.replace(
+            _CLIENT, f"[client]\nepsilon = {client.epsilon!r}\ndelta = {client.delta!r}\n"
+        )
+    return text + witness_tables(witnesses)
+
+
+def witness_tables(witnesses: Sequence[Witness]) -> str:
+    """Return witnesses as tables of a policy; none gives the example, commented out."""
+    return "".join(_table(each) for each in witnesses) or WITNESS_EXAMPLE
+
+
+def _table(witness: Witness) -> str:
+    lines = ["[[witness]]", f'kind = "{witness.kind}"']
+    match witness:
+        case CoordinatorWitness():
+            pass
+        case FolderWitness():
+            lines.append(f'path = "{witness.path}"')
+        case S3Witness():
+            fields = witness.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
+            lines += [f'{name} = "{value}"' for name, value in fields.items()]
+    return "\n".join(lines) + "\n"

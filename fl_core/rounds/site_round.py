@@ -27,7 +27,9 @@ from fl_core.rounds.client_noise import protected_update, zero_update
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.site import Site, SiteWork
 from fl_core.rounds.site_charge import Reserves, commit_round, reserve_round
+from fl_core.rounds.site_memory import exchange_of, keep_read_out, with_state
 from fl_core.rounds.site_update import signed_files, upload_files
+from fl_core.rounds.site_witness import require_witnesses, void_idle_reserves, witness_ledgers
 from fl_core.rounds.upload_time import require_own_time
 from fl_core.updates.manifest import Declined, DeclineReason
 from fl_core.updates.signing import sign
@@ -63,9 +65,12 @@ def client_round(
             committed = _make_update(site, work, assembly=assembly, store=store, plan=plan)
         except _Refusal as refusal:
             return _decline(site, assembly, store, plan=plan, refusal=refusal)
+    # First, because the ledger's commit goes to witnesses with its time: it would tell when
+    # training ended.
+    _await_upload(site, plan)
     # After the outbox: what is committed there can be sent again, what is only noted here cannot.
     commit_round(site, assembly, plan)
-    _await_upload(site, plan)
+    witness_ledgers(site)
     upload_files(assembly, store, plan, site=site.name, files=committed)
     return SiteOutcome("uploaded")
 
@@ -99,33 +104,40 @@ def _make_update(
     plan_sha256 = document_sha256(plan)
     try:
         require_allowed(site.policy, assembly.campaign)
+        require_witnesses(site, assembly.campaign)
         site.outbox.require_plan(prefix, plan_sha256)
     except PolicyRefused as error:
         raise _Refusal("policy", (), str(error)) from error
     base = read_adapter(store, assembly.campaign.id, plan.base_hash)
+    exchange = exchange_of(site, assembly, plan, base=base)
     gate = work.gate()
     if not gate.passed:
         raise _Refusal("gate", gate.failed, "gate")
     _require_time_left(site, assembly, plan)
+    # Before anything is written: a ledger that was set back must not be written on.
+    witness_ledgers(site)
+    void_idle_reserves(site, assembly, store)
     reserves = _reserve(site, assembly, plan, plan_sha256)
+    witness_ledgers(site)
     try:
         site.outbox.begin_attempt(prefix)
     except RoundClosed as error:
         raise _Refusal("no_update", (), str(error)) from error
     try:
-        exchange = Exchange(round_number=plan.round, base=base)
         trained = _train(site, work, assembly, exchange)
         files = signed_files(
             site, assembly, plan, delta=trained.delta, gate=gate, reserves=reserves
         )
         # Inside, because a draw that cannot be kept is a caught failure like any other: it ends
         # the exchange, and no second draw takes its place (SOUNDNESS, rule 11).
-        return site.outbox.commit(prefix, files)
+        committed = site.outbox.commit(prefix, with_state(files, trained))
     except Exception as error:
         # Whatever it was, outwardly it is one code: under DP a failure may depend on a row.
         log.exception("training failed round=%d", plan.round)
         _note_failure(site, prefix, type(error).__name__)
         raise _Refusal("no_update", (), type(error).__name__) from error
+    keep_read_out(site, assembly, plan, read_out=trained.read_out)
+    return committed
 
 
 def _require_time_left(site: Site, assembly: Assembly, plan: RoundPlan) -> None:

@@ -19,7 +19,9 @@ from fl_core.privacy.policy import (
     spend,
     verdict,
 )
-from fl_core.updates.records import NonPrivateEvent
+from fl_core.privacy.policy_documents import ClientLimit, CoordinatorWitness, S3Witness
+from fl_core.privacy.policy_template import WITNESS_EXAMPLE, policy_text
+from fl_core.updates.records import NonPrivateEvent, Series
 
 OTHER_HASH = "e" * 64
 MINIMAL = 'dataset = "d"\nepsilon = 8\ndelta = 1e-5\nbase_models = "*"\nsuites = "*"\n'
@@ -206,7 +208,7 @@ def test_campaign_within_the_policy_is_allowed(policy, campaign):
 
 
 def test_template_is_a_policy_and_so_is_every_option_in_it():
-    text = POLICY_TEMPLATE.format(dataset="rows-1")
+    text = (POLICY_TEMPLATE + WITNESS_EXAMPLE).replace("{dataset}", "rows-1")
     # An option is "#name = value" or "#[table]"; a remark starts with "# ".
     options = "\n".join(
         line[1:] if line.startswith("#") and not line.startswith("# ") else line
@@ -220,6 +222,26 @@ def test_template_is_a_policy_and_so_is_every_option_in_it():
     assert plain.base_models == ("*",)
     assert full.series.max_steps == 48
     assert full.rdp_order == 3.0
+    assert (plain.client, full.client.delta) == (None, 1e-2)
+    assert [each.kind for each in full.witnesses] == ["coordinator", "folder", "s3"]
+    assert plain.witnesses == ()
+
+
+def test_filled_template_states_what_it_was_filled_with():
+    whole = ClientLimit(epsilon=2.0, delta=0.05)
+    series = Series(noise_multiplier=0.7, sampling_rate=0.2, max_steps=10)
+
+    text = policy_text(
+        epsilon=3,
+        delta=1e-6,
+        series=series,
+        client=whole,
+        witnesses=[CoordinatorWitness(), S3Witness(bucket="peer", prefix="a/b")],
+    )
+
+    policy = parse_policy(text.replace("{dataset}", "d"), source="p")
+    assert (policy.epsilon, policy.delta, policy.series, policy.client) == (3, 1e-6, series, whole)
+    assert policy.witnesses == (CoordinatorWitness(), S3Witness(bucket="peer", prefix="a/b"))
 
 
 @pytest.mark.parametrize(

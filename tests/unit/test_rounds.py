@@ -85,7 +85,7 @@ def test_declared_weights_are_public_sizes_of_the_roster():
     plan = open_round(assembly, store, round_number=1, now=NOW)
     for site in "ab":
         own = world.sites[site]
-        moved = type(own)(own.name, own.key, approved[site], own.ledger, own.outbox)
+        moved = replace(own, policy=approved[site])
         client_round(moved, world.works[site], assembly=assembly, store=store, plan=plan)
     answers = {s: examine_site(assembly, store, plan, site=s) for s in "ab"}
     collected = close_collection(assembly, store, plan, answers=answers, now=NOW)
@@ -240,13 +240,7 @@ def test_site_out_of_budget_declines_and_is_not_asked_again():
 def test_campaign_goes_on_with_the_sites_that_have_budget():
     world = world_of(campaign_of())
     poor = world.sites["a"]
-    world.sites["a"] = type(poor)(
-        poor.name,
-        poor.key,
-        poor.policy.model_copy(update={"epsilon": 1.0}),
-        poor.ledger,
-        poor.outbox,
-    )
+    world.sites["a"] = replace(poor, policy=poor.policy.model_copy(update={"epsilon": 1.0}))
 
     for site in "abc":
         take_part(world, site)

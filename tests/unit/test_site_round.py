@@ -1,5 +1,7 @@
 """A site's round: the order of checks, charges and uploads, and what a retry may do."""
 
+from dataclasses import replace
+
 import pytest
 
 from fl_core.artifacts import keys
@@ -32,7 +34,7 @@ def declined_of(world: World, site: str) -> Declined:
 
 def with_policy(site: Site, **changes: object) -> Site:
     policy = site.policy.model_copy(update=changes)
-    return Site(site.name, site.key, policy, site.ledger, site.outbox)
+    return replace(site, policy=policy)
 
 
 def test_charge_is_on_the_ledger_before_training_begins():

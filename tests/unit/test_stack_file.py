@@ -104,9 +104,12 @@ def test_process_record_comes_back_whole_and_goes_when_forgotten(tmp_path):
     assert recorded_processes(tmp_path) == {}
 
 
-def test_site_may_write_its_own_updates_only():
+def test_site_may_write_its_own_updates_and_ledger_copies_only():
     identity = site_identity("north", S3Keys.draw())
 
     writes = [action for action in identity.actions if action.startswith(("Write", "Admin"))]
 
-    assert writes == ["Write:fedloom/campaigns/*/rounds/*/updates/north/*"]
+    assert writes == [
+        "Write:fedloom/campaigns/*/rounds/*/updates/north/*",
+        "Write:fedloom/witness/north/*",
+    ]
