@@ -160,6 +160,20 @@ def encode_units(
     return encode_rows(chosen, campaign.task, tokenizer, units=unit_numbers(chosen, record.unit))
 
 
+def require_units(rows: EncodedRows, campaign: Campaign) -> EncodedRows:
+    """Return rows that carry what a campaign protects; without units each row would be one.
+
+    Raises:
+        ValueError: The campaign protects a column's units, and the rows name none.
+    """
+    if unit_of(campaign) != ROW and rows.units is None:
+        raise ValueError(
+            f"the campaign protects {unit_of(campaign)!r} and the rows name no units; encode them "
+            "with encode_units"
+        )
+    return rows
+
+
 def _tag(key: bytes, purpose: bytes, message: bytes) -> bytes:
     return hmac.new(key, purpose + b"\0" + message, hashlib.sha256).digest()
 

@@ -11,6 +11,7 @@ from fl_core.adapters.peft_layout import from_files, to_files
 from fl_core.artifacts.documents import from_bytes, to_bytes
 from fl_core.campaign.campaign import Campaign
 from fl_core.data.prompts import EncodedRows
+from fl_core.data.units import require_units
 from fl_core.models.loading import LoadedBase
 from fl_core.models.peft_state import AdaptedModel, load_state, open_for_round
 from fl_core.privacy.mechanism import NoisePlan
@@ -61,9 +62,8 @@ class ModelWork:
         before = from_files(exchange.base, spec=spec, task=task)
         open_for_round(self.model, exchange.round_number)
         load_state(self.model, before)
-        local = train_round(
-            self.model, self.rows(), setting=self._setting(exchange), stream=self.stream()
-        )
+        rows = require_units(self.rows(), self.campaign)
+        local = train_round(self.model, rows, setting=self._setting(exchange), stream=self.stream())
         after = before.plus(local.delta)
         load_state(self.model, after)
         files = to_files(after, spec=spec, task=task, base_name=self.campaign.base_model.name)
