@@ -59,6 +59,7 @@ class Federation:
 
     stack: Stack
     folder: Path
+    sites: tuple[str, ...] = SITES
 
     @property
     def home(self) -> Path:
@@ -115,9 +116,9 @@ class Federation:
         return path
 
     def approve(self, file: Path) -> str:
-        """Lock a campaign and approve it at both sites; return its digest."""
+        """Lock a campaign and approve it at every site; return its digest."""
         locked = self.json("check", str(file), "--lock", "--home", str(self.home))
-        for site in SITES:
+        for site in self.sites:
             self.fedloom(
                 "site", "approve", locked["locked"], "--home", str(self.site_home(site)), "--yes"
             )
