@@ -5,6 +5,7 @@ only rows, verdicts and the noise stream are handed in. A simulation makes ledge
 end with it, so it promises nothing to anybody: "simulation, no guarantee" (SOUNDNESS, rule 7).
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,18 +17,21 @@ from fl_core.artifacts.memory import MemoryStore
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.campaign.campaign import Campaign
-from fl_core.campaign.guarantees import ROW, RecordDp
+from fl_core.campaign.guarantees import ROW, SITE, RecordDp
 from fl_core.campaign.roster import RosterEntry, enrol
 from fl_core.data.prompts import EncodedRows
 from fl_core.errors import TrainingError
 from fl_core.evaluation.evaluate import evaluate
 from fl_core.models.loading import LoadedBase
 from fl_core.models.peft_state import AdaptedModel, attach, load_state
+from fl_core.privacy.calibration import gaussian_epsilon
+from fl_core.privacy.federation import Federation, FederationLimits, create_federation
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.policy_documents import SitePolicy
+from fl_core.privacy.policy_documents import ClientLimit, SitePolicy
 from fl_core.privacy.randomness import NoiseStream, SecureStream, SeededStream
 from fl_core.privacy.witness import WitnessedStore
 from fl_core.rounds.adapters import read_state
+from fl_core.rounds.central_release import Coordinator
 from fl_core.rounds.charging import charge_round
 from fl_core.rounds.collection import close_collection, examine_site
 from fl_core.rounds.documents import Outcome, RoundPlan
@@ -43,6 +47,7 @@ from fl_core.updates.records import GateReport, Series
 from fl_core.updates.signing import generate_key, public_hex
 
 LABEL = "simulation, no guarantee"
+_ROW_DELTA = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ def simulate(setting: Setting, *, store: ObjectStore | None = None) -> Iterator[
     target: ObjectStore = MemoryStore() if store is None else store
     assembly = open_campaign(target, setting.campaign)
     runner = _Runner(setting, assembly, target)
-    while isinstance(number := next_round(assembly, target), int):
+    while isinstance(number := runner.next_round(), int):
         outcome = runner.run_round(number)
         yield round_status(assembly, target, number)
         if outcome.status != "released":
@@ -113,7 +118,12 @@ class _Runner:
             initial_state(campaign.adapter, campaign.task),
         )
         self._sites = {name: self._enrolled(name) for name in campaign.sites}
+        self._coordinator = Coordinator(_federation(campaign, store), self._stream)
         self._draws = 0
+
+    def next_round(self) -> int | str:
+        federation = self._coordinator.federation
+        return next_round(self._assembly, self._store, federation=federation)
 
     def run_round(self, number: int) -> Outcome:
         assembly, store = self._assembly, self._store
@@ -130,9 +140,16 @@ class _Runner:
         collected = close_collection(assembly, store, plan, answers=answers, now=plan.deadline)
         if collected is None or not collected.has_quorum:
             return skip_round(assembly, store, plan, reason="too few updates", now=_now())
-        charge = charge_round(assembly, store, plan, collected=collected)
+        own = self._coordinator
+        charge = charge_round(assembly, store, plan, collected=collected, coordinator=own)
         outcome = release_round(
-            assembly, store, plan, collected=collected, charge=charge, now=_now()
+            assembly,
+            store,
+            plan,
+            collected=collected,
+            charge=charge,
+            now=_now(),
+            coordinator=own,
         )
         if outcome.status == "released":
             self._evaluate(plan, outcome)
@@ -172,6 +189,11 @@ class _Runner:
         ledger = Ledger.create(
             MemoryStore(), dataset=policy.dataset, unit=policy.unit, key=key, now=_now()
         )
+        whole = None
+        if policy.client is not None:
+            whole = Ledger.create(
+                MemoryStore(), dataset=policy.dataset, unit=SITE, key=key, now=_now()
+            )
         return Site(
             name=name,
             key=key,
@@ -179,7 +201,9 @@ class _Runner:
             ledger=ledger,
             outbox=Outbox(MemoryStore()),
             witnesses=_witnesses(),
+            client_ledger=whole,
             clock=PLAN_CLOCK,
+            streams=self._stream,
         )
 
     def _work(self, name: str) -> ModelWork:
@@ -203,19 +227,40 @@ class _Runner:
 
 
 def _open_policy(campaign: Campaign, digest: str, *, dataset: str) -> SitePolicy:
-    record = campaign.privacy.record
+    record, client = campaign.privacy.record, campaign.privacy.client
+    is_local = client is not None and client.mechanism == "local_gaussian"
     return SitePolicy(
         dataset=dataset,
         unit=ROW if record is None else record.unit,
         max_rows_per_unit=1 if record is None else record.max_rows_per_unit,
-        epsilon=1.0 if record is None else record.epsilon,
-        delta=1e-5 if record is None else record.delta,
+        epsilon=_row_limit(campaign) if record is None else record.epsilon,
+        delta=_ROW_DELTA if record is None else record.delta,
         series=None if record is None else _whole_series(campaign, record),
         base_models=("*",),
         suites=("*",),
         campaigns=(digest,),
-        without_guarantee=record is None,
+        without_guarantee=record is None and not is_local,
+        client=ClientLimit(epsilon=client.epsilon, delta=client.delta)
+        if client is not None and is_local
+        else None,
     )
+
+
+def _row_limit(campaign: Campaign) -> float:
+    """Return a limit that all rounds of noise on whole updates fit in, whoever decides."""
+    client = campaign.privacy.client
+    if client is None or client.noise_multiplier is None:
+        return 1.0
+    row = client.noise_multiplier / 2 / math.sqrt(campaign.max_rounds)
+    return 1 + 2 * gaussian_epsilon(sigma=row, sensitivity=1.0, delta=_ROW_DELTA)
+
+
+def _federation(campaign: Campaign, store: ObjectStore) -> Federation | None:
+    client = campaign.privacy.client
+    if client is None or client.mechanism == "local_gaussian":
+        return None
+    limits = FederationLimits(epsilon=client.epsilon, delta=client.delta)
+    return create_federation(store, limits=limits, key=generate_key(), now=_now())
 
 
 def _witnesses() -> tuple[WitnessedStore, ...]:
