@@ -1,183 +1,266 @@
-"""SOUNDNESS, rule 3: the unit of the statement is the unit of rows, draws and splits.
+"""SOUNDNESS, rules 1, 2, 3, 11 and 18 for units of several rows: drawn, clipped, noised as one."""
 
-What training does with a unit (one gradient, clipped once) is in test_a_gradients.
-"""
+import dataclasses
+import math
 
 import numpy as np
-import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from worlds import campaign_of, policy_of
+import torch
+from tiny_models import ANSWERS, CLASSES, noise_plan, take, tiny_model, tiny_rows
 
-from fl_core.artifacts.memory import MemoryStore
-from fl_core.assembly import assemble
-from fl_core.campaign.specs import TaskSpec
-from fl_core.data.gates import UNIT_ID
-from fl_core.data.rows import rows_of, take_rows
-from fl_core.data.units import bounded_rows, encode_units, split_units
-from fl_core.errors import PolicyRefused
-from fl_core.privacy.policy import require_allowed
-from tasks.row_gate import cached_gate, run_gate
-from tasks.suite_files import load_suite
-from tests.unit.test_prompts import WordTokenizer
-
-KEY = bytes(range(32))
-UNIT = "patient_id"
-RECORD = {
-    "epsilon": 8.0,
-    "delta": 1e-5,
-    "clip_norm": 0.3,
-    "sampling_rate": 0.1,
-    "noise_multiplier": 0.8,
-    "unit": UNIT,
-    "max_rows_per_unit": 3,
-}
-TASK = TaskSpec(labels=("one", "two"), max_tokens=8)
-VISITS = st.lists(
-    st.tuples(st.sampled_from(["ann", "bob", "cy", " ", "", None]), st.sampled_from("abcde")),
-    max_size=24,
+from fl_core.campaign.guarantees import GroupBounds
+from fl_core.campaign.specs import TrainingSpec
+from fl_core.data.prompts import EncodedRows
+from fl_core.models.losses import row_losses
+from fl_core.models.peft_state import AdaptedModel
+from fl_core.privacy.randomness import SeededStream
+from fl_core.training.batches import columns_of, micro_batches, micro_shape
+from fl_core.training.capture import Capture
+from fl_core.training.local_training import LocalSetting, train_round
+from fl_core.training.private_training import (
+    clip_units,
+    clipped_sum,
+    summed_units,
+    unit_gradients,
 )
+from fl_core.training.trainee import trainee_of
+
+torch.set_num_threads(1)
+CLIP_NORM = 0.3
+# Units of 3, 1, 4, 2 and 2 rows, not side by side.
+UNITS = np.array([7, 2, 9, 2, 9, 7, 4, 9, 7, 4, 9, 1])
 
 
-def people_campaign(**changes):
-    return campaign_of(privacy={"record": RECORD}, **changes)
+def rows_of_units(task=CLASSES, units=UNITS, *, seed: int = 2) -> EncodedRows:
+    return dataclasses.replace(tiny_rows(task, len(units), seed=seed), units=np.array(units))
 
 
-def table(visits):
-    cells = [(who, text, "one", n) for n, (who, text) in enumerate(visits)]
-    frame = pd.DataFrame(cells, columns=[UNIT, "text", "label", "n"], dtype=object)
-    # The number only tells rows apart in the assertions; it is no part of a row's content.
-    return rows_of(frame.drop(columns="n"), "rows"), frame["n"].tolist()
+def norm_of(tensors) -> float:
+    return math.sqrt(sum(float(t.double().square().sum()) for t in tensors.values()))
 
 
-def chosen(visits, *, max_rows=3):
-    rows, numbers = table(visits)
-    return {numbers[p] for p in bounded_rows(rows, unit=UNIT, max_rows=max_rows, key=KEY)}
+def total_of(model: AdaptedModel, rows, *, limit, micro_batch=4, chosen=None, bounds=CLIP_NORM):
+    columns = columns_of(rows, max_rows_per_unit=limit)
+    units = np.arange(columns.n_units) if chosen is None else np.array(chosen, dtype=np.intp)
+    batches = micro_batches(columns, units, micro_batch)
+    return clipped_sum(trainee_of(model), batches, bounds=bounds, dummy=columns.dummy)
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
-@given(visits=VISITS, gone=st.sampled_from(["ann", "bob", "cy"]))
-def test_rule_03_removing_one_person_moves_no_row_of_another_in_or_out(visits, gone):
-    others = [n for n, (who, _) in enumerate(visits) if who != gone]
-
-    whole = chosen(visits)
-    without = {others[n] for n in chosen([visits[n] for n in others])}
-
-    assert without == {n for n in whole if visits[n][0] != gone}
-
-
-@settings(max_examples=120, deadline=None, derandomize=True)
-@given(visits=VISITS, max_rows=st.integers(1, 5))
-def test_rule_03_no_person_has_more_rows_than_the_public_bound(visits, max_rows):
-    taken = chosen(visits, max_rows=max_rows)
-
-    for who in ("ann", "bob", "cy"):
-        there = [n for n, (name, _) in enumerate(visits) if name == who]
-        assert len(taken & set(there)) == min(len(there), max_rows)
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(visits=VISITS)
-def test_rule_03_rows_of_one_person_go_to_one_side_of_a_split(visits):
-    kept = [visit for visit in visits if visit[0] in {"ann", "bob", "cy"}]
-    rows, _ = table(kept)
-
-    held = split_units(rows, unit=UNIT, share=0.5, key=KEY).tolist()
-
-    sides = {
-        who: {side for side, (name, _) in zip(held, kept, strict=True) if name == who}
-        for who, _ in kept
-    }
-    assert all(len(side) == 1 for side in sides.values())
-
-
-def test_rule_03_side_of_a_person_depends_on_nobody_else():
-    rows, _ = table([("ann", "a"), ("bob", "b"), ("ann", "c"), ("cy", "d")])
-    whole = split_units(rows, unit=UNIT, share=0.5, key=KEY)
-
-    alone = [split_units(take_rows(rows, [n]), unit=UNIT, share=0.5, key=KEY)[0] for n in range(4)]
-
-    assert alone == whole.tolist()
-
-
-def test_rule_03_rows_are_drawn_once_and_not_per_round():
-    campaign = people_campaign(task={"labels": ("one", "two"), "max_tokens": 8})
-    rows, _ = table([("ann", text) for text in "abcdefghij"])
-
-    first = encode_units(rows, campaign, WordTokenizer(), key=KEY)
-    again = encode_units(rows, campaign, WordTokenizer(), key=KEY)
-
-    assert len(first) == 3
-    np.testing.assert_array_equal(first.input_ids, again.input_ids)
-
-
-def test_rule_03_encoded_rows_carry_their_unit():
-    campaign = people_campaign(task={"labels": ("one", "two"), "max_tokens": 8})
-    visits = [("bob", "a"), ("ann", "b"), ("bob", "c"), ("cy", ""), ("ann", "d"), ("bob", "e")]
-    rows, _ = table(visits)
-
-    encoded = encode_units(rows, campaign, WordTokenizer(), key=KEY)
-
-    assert len(encoded) == 5
-    b1, a1, b2, a2, b3 = encoded.units.tolist()
-    assert b1 == b2 == b3 != a1 == a2
-    # cy's only row is blank, so no number is left over for a unit without rows.
-    assert set(encoded.units.tolist()) == {0, 1}
-
-
-def test_rule_03_row_without_an_id_is_quarantined_by_itself_and_nobody_hears_of_it():
-    clean = [(f"p{n % 7}", f"some text {n}", "one") for n in range(25)]
-    dirty = [(None, "no id", "one"), ("", "no id", "one"), ("  ", "no id", "one")]
-    frame = pd.DataFrame([*clean, *dirty], columns=[UNIT, "text", "label"], dtype=object)
-
-    verdict = run_gate(rows_of(frame, "rows"), load_suite("labelled-texts"), task=TASK, unit=UNIT)
-
-    assert verdict.kept.tolist() == list(range(25))
-    assert verdict.quarantine == dict.fromkeys((25, 26, 27), (UNIT_ID,))
-    assert verdict.report.passed
-    assert verdict.report.failed == ()
-
-
-def test_rule_03_rows_without_the_unit_column_are_declined_by_a_public_rule():
-    frame = pd.DataFrame([("text", "one")] * 25, columns=["text", "label"], dtype=object)
-
-    verdict = run_gate(rows_of(frame, "rows"), load_suite("labelled-texts"), task=TASK, unit=UNIT)
-
-    assert verdict.report.failed == ("required_columns",)
-    assert len(verdict.kept) == 0
-
-
-def test_rule_03_a_verdict_on_rows_does_not_stand_for_one_on_people():
-    frame = pd.DataFrame(
-        [(None, f"text {n}", "one") for n in range(25)],
-        columns=[UNIT, "text", "label"],
-        dtype=object,
-    )
-    rows, suite, store = rows_of(frame, "rows"), load_suite("labelled-texts"), MemoryStore()
-
-    as_rows = cached_gate(rows, suite, task=TASK, store=store)
-    as_people = cached_gate(rows, suite, task=TASK, store=store, unit=UNIT)
-
-    assert as_rows.report.passed
-    assert as_people.report.failed == ("minimum_rows",)
+def one_unit_at_a_time(model: AdaptedModel, rows: EncodedRows, limit: int, bound: float):
+    """The definition: the mean of a unit's own row gradients, clipped once, summed over units."""
+    parameters = model.trainable_parameters()
+    total = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in parameters.items()}
+    norms = []
+    for unit in np.unique(rows.units):
+        own = np.flatnonzero(rows.units == unit)[:limit]
+        mean = dict.fromkeys(parameters, 0.0)
+        for position in own:
+            row = columns_of(take(rows, slice(position, position + 1))).tensors
+            loss = row_losses(model(row["input_ids"], row["attention_mask"]), row["labels"]).sum()
+            gradients = torch.autograd.grad(loss, list(parameters.values()))
+            for name, gradient in zip(parameters, gradients, strict=True):
+                mean[name] = mean[name] + gradient.double() / len(own)
+        norms.append(norm_of(mean))
+        for name, gradient in mean.items():
+            total[name] += min(1.0, bound / norms[-1]) * gradient
+    return total, norms
 
 
 @pytest.mark.parametrize(
-    "own",
-    [{"unit": "row", "max_rows_per_unit": 1}, {"unit": "case_id"}, {"max_rows_per_unit": 2}],
-    ids=["row", "another column", "another bound"],
+    ("limit", "micro_batch"),
+    [(4, 8), (4, 6), (4, 4), (4, 1), (4, 3), (2, 5), (1, 4)],
+    ids=str,
 )
-def test_rule_03_a_site_that_counts_another_unit_declines(own):
-    campaign = people_campaign()
-    policy = policy_of(campaign, "a", **({"unit": UNIT, "max_rows_per_unit": 3} | own))
+@pytest.mark.parametrize(("task", "bound"), [(CLASSES, 1.2), (ANSWERS, 0.45)], ids=["cls", "clm"])
+def test_rule_03_a_unit_adds_the_mean_of_its_rows_clipped_once(task, bound, limit, micro_batch):
+    model, rows = tiny_model(task), rows_of_units(task)
+    expected, norms = one_unit_at_a_time(model, rows, limit, bound)
+    assert min(norms) < bound < max(norms)
 
-    with pytest.raises(PolicyRefused, match=f"policy field '{'unit' if 'unit' in own else 'max'}"):
-        require_allowed(policy, campaign)
+    found = total_of(model, rows, limit=limit, micro_batch=micro_batch, bounds=bound)
+
+    assert (found.n_units, found.n_whole) == (5, sum(norm <= bound for norm in norms))
+    for name, tensor in expected.items():
+        error = (found.gradients[name] - tensor).abs().max() / tensor.abs().max()
+        assert error < 2e-5, name
 
 
-def test_rule_03_the_event_counts_units_whatever_rows_they_have():
-    people, rows = people_campaign(), campaign_of()
+def test_rule_03_a_person_with_fifty_rows_moves_the_sum_as_much_as_one_with_one():
+    model, others = tiny_model(CLASSES), tiny_rows(CLASSES, 4)
+    fifty = take(tiny_rows(CLASSES, 1, seed=8), np.zeros(50, dtype=np.intp))
+    rows = EncodedRows(
+        *(
+            np.concatenate([getattr(others, name), getattr(fifty, name)])
+            for name in ("input_ids", "attention_mask", "labels")
+        )
+    )
+    as_one = dataclasses.replace(rows, units=np.array([0, 1, 2, 3] + [4] * 50))
+    moved = {}
 
-    assert assemble(people).noise.event == assemble(rows).noise.event
-    assert assemble(people).noise.assumed_sensitivity == RECORD["clip_norm"]
+    for name, data, limit in (("one person", as_one, 50), ("fifty rows", rows, 1)):
+        with_person = total_of(model, data, limit=limit, micro_batch=16).gradients
+        chosen = range(4)
+        without = total_of(model, data, limit=limit, micro_batch=16, chosen=chosen).gradients
+        moved[name] = norm_of({n: with_person[n] - without[n] for n in with_person})
+
+    # Fifty equal rows pull in one direction: their clipped gradients add up to 50 C. The noise of
+    # both is the same number, NoisePlan.noise_stddev.
+    assert moved["one person"] <= CLIP_NORM * (1 + 1e-5)
+    assert moved["one person"] == pytest.approx(CLIP_NORM, rel=1e-4)
+    assert moved["fifty rows"] == pytest.approx(50 * CLIP_NORM, rel=1e-4)
+
+
+@pytest.mark.parametrize("gone", range(5))
+def test_rule_01_the_sum_moves_by_at_most_the_clip_norm_when_a_unit_goes(gone):
+    model, rows = tiny_model(CLASSES), rows_of_units()
+    everyone = total_of(model, rows, limit=4).gradients
+
+    fewer = total_of(model, rows, limit=4, chosen=[u for u in range(5) if u != gone]).gradients
+
+    assert norm_of({n: everyone[n] - fewer[n] for n in everyone}) <= CLIP_NORM * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("task", [CLASSES, ANSWERS], ids=["classes", "answers"])
+@pytest.mark.parametrize("limit", [2, 4])
+def test_rule_01_one_unit_moves_no_bit_of_another_units_clipped_gradient(task, limit):
+    model, rows = tiny_model(task), rows_of_units(task)
+    columns = columns_of(rows, max_rows_per_unit=limit)
+    (micro,) = micro_batches(columns, np.arange(5), 5 * limit)
+    everyone = shares(model, micro)
+    for gone in range(5):
+        inputs = {name: column.clone() for name, column in micro.inputs.items()}
+        is_unit, weights = micro.is_unit.clone(), micro.weights.clone()
+        places = slice(gone * limit, (gone + 1) * limit)
+        for name, column in inputs.items():
+            column[places] = columns.dummy[name]
+        is_unit[gone], weights[places] = False, 0.0
+        fewer = shares(
+            model,
+            dataclasses.replace(micro, inputs=inputs, is_unit=is_unit, weights=weights),
+        )
+        others = [unit for unit in range(5) if unit != gone]
+        for name, share in everyone.items():
+            assert torch.equal(share[others], fewer[name][others]), (gone, name)
+            assert not fewer[name][gone].any()
+
+
+def shares(model: AdaptedModel, micro):
+    """What every unit adds to the sum, laid out unit by unit."""
+    trainee = trainee_of(model)
+    with Capture(trainee, n_rows=micro.shape.pass_rows, n_units=micro.shape.n_units) as capture:
+        gradients = unit_gradients(trainee, micro, capture)
+    clipping = clip_units(gradients, micro.is_unit, CLIP_NORM)
+    summed_units(gradients, clipping)
+    return {
+        name: clipping.factors[name].view(-1, *[1] * (gradient.dim() - 1)) * gradient
+        for name, gradient in gradients.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "limit", "units", "pass_rows", "n_passes"),
+    [
+        (16, 1, 16, 16, 1),
+        (16, 4, 4, 16, 1),
+        (16, 5, 4, 20, 1),  # ceil(16 / 5) units of 5 places
+        (4, 4, 1, 4, 1),
+        (4, 9, 1, 4, 3),  # one unit of 9 rows in 3 passes of 4
+        (1, 3, 1, 1, 3),
+    ],
+)
+def test_rule_11_every_forward_pass_has_one_public_shape(
+    micro_batch, limit, units, pass_rows, n_passes
+):
+    rows = rows_of_units()
+    columns = columns_of(rows, max_rows_per_unit=limit)
+    shape = micro_shape(micro_batch=micro_batch, rows_per_unit=limit)
+    assert (shape.n_units, shape.pass_rows, shape.n_passes) == (units, pass_rows, n_passes)
+
+    for n_chosen in range(columns.n_units + 1):
+        for micro in micro_batches(columns, np.arange(n_chosen), micro_batch):
+            passes = list(micro.passes())
+            assert len(passes) == n_passes
+            for inputs, weights in passes:
+                assert inputs["input_ids"].shape == (pass_rows, CLASSES.max_tokens)
+                assert weights.shape == (pass_rows,)
+
+
+def test_rule_03_the_first_rows_of_a_unit_are_kept_and_its_weights_add_up_to_one():
+    rows = rows_of_units()
+    columns = columns_of(rows, max_rows_per_unit=2)
+    (micro,) = micro_batches(columns, np.arange(5), 10)
+
+    # Unit numbers 1, 2, 4, 7, 9; of 7 the rows 0 and 5, of 9 the rows 2 and 4.
+    ids = micro.inputs["input_ids"].numpy()
+    np.testing.assert_array_equal(ids[6:10], rows.input_ids[[0, 5, 2, 4]])
+    assert micro.weights.tolist() == [1.0, 0.0] + [0.5] * 8
+
+
+def test_rule_03_coins_are_thrown_for_units_and_bring_all_their_rows():
+    model, rows = tiny_model(CLASSES), rows_of_units()
+    numbers = {tuple(ids): unit for ids, unit in zip(rows.input_ids, rows.units, strict=True)}
+    seen: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, args: seen.extend(numbers.get(tuple(r), -1) for r in args[0].tolist())
+    )
+    # The coins that the stream will throw: the first of each step, then the noise.
+    stream, expected = SeededStream(5), []
+    shapes = {n: tuple(p.shape) for n, p in sorted(model.trainable_parameters().items())}
+    for _ in range(6):
+        drawn = np.unique(UNITS)[stream.coins(5, 0.5)]
+        expected += [int(u) for u in UNITS if u in drawn]
+        for shape in shapes.values():
+            stream.normal(shape)
+    setting = LocalSetting(
+        TrainingSpec(local_steps=6, batch_size=4, learning_rate=0.01, micro_batch=8),
+        divisor=4.0,
+        noise=noise_plan(steps=6, rate=0.5),
+        max_rows_per_unit=4,
+    )
+
+    train_round(model, rows, setting=setting, stream=SeededStream(5))
+
+    assert sorted(u for u in seen if u >= 0) == sorted(expected)
+
+
+def test_rule_02_a_unit_with_one_bad_row_counts_as_zero_with_all_its_rows():
+    model, rows = tiny_model(CLASSES), rows_of_units()
+    rows.labels[4] = 99  # one row of unit 9, the last one
+    expected = total_of(model, rows_of_units(), limit=4, chosen=range(4))
+
+    found = total_of(model, rows, limit=4)
+
+    assert (found.n_units, found.n_whole) == (5, expected.n_whole)
+    for name, tensor in expected.gradients.items():
+        torch.testing.assert_close(found.gradients[name], tensor, rtol=1e-5, atol=1e-8)
+
+
+def test_rule_02_a_unit_is_dropped_from_both_groups_if_one_is_not_finite():
+    gradients = {
+        "m.lora_B": torch.tensor([[0.1, 0.2], [0.3, 0.1]]),
+        "head.bias": torch.tensor([[float("inf")], [0.4]]),
+    }
+
+    clipping = clip_units(gradients, torch.tensor([True, True]), GroupBounds(adapter=1.0, head=1.0))
+
+    summed = summed_units(gradients, clipping)
+    torch.testing.assert_close(summed["m.lora_B"], torch.tensor([0.3, 0.1]))
+    torch.testing.assert_close(summed["head.bias"], torch.tensor([0.4]))
+    assert clipping.is_whole.tolist() == [False, True]
+
+
+def test_rule_24_two_bounds_hold_each_in_its_group_and_together_as_a_root_of_squares():
+    model, rows = tiny_model(CLASSES), rows_of_units()
+    bounds = GroupBounds(adapter=0.01, head=0.02)
+
+    for unit in range(5):
+        share = total_of(model, rows, limit=4, chosen=[unit], bounds=bounds).gradients
+        head = norm_of({n: t for n, t in share.items() if n.startswith("head.")})
+        pairs = norm_of({n: t for n, t in share.items() if not n.startswith("head.")})
+
+        assert pairs <= 0.01 * (1 + 1e-6)
+        assert head <= 0.02 * (1 + 1e-6)
+        # Raw norms of these units are above both bounds, so both are met.
+        assert (pairs, head) == pytest.approx((0.01, 0.02), rel=1e-5)
+        # sqrt(.01^2 + .02^2), what the noise is made for.
+        assert math.hypot(pairs, head) <= 0.02236068 * (1 + 1e-6)
