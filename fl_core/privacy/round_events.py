@@ -25,6 +25,7 @@ class RoundCost:
         charged_by: ``site``, or ``coordinator`` on the federation's ledger.
         unit: Unit of the ledger; None where the campaign protects rows without naming their unit.
         event: The round's event.
+        plan: Noise that pays for it.
         multiplier: Noise multiplier of the guarantee that pays.
         epsilon_limit: The guarantee's own limit, for this campaign alone; None where the campaign
             promises nothing at this level, though its rounds are charged there.
@@ -35,6 +36,7 @@ class RoundCost:
     charged_by: Literal["site", "coordinator"]
     unit: str | None
     event: EventRecord
+    plan: NoisePlan
     multiplier: float
     epsilon_limit: float | None
     delta: float
@@ -58,7 +60,7 @@ def round_costs(campaign: Campaign) -> list[RoundCost]:
         plan = _noise(campaign, client)
         is_local = plan.stage == "update"
         if is_local and record is None:
-            costs.append(_row_cost_of_local(client))
+            costs.append(_row_cost_of_local(client, plan))
         costs.append(_client_cost(client, plan, charged_by="site" if is_local else "coordinator"))
     return costs
 
@@ -90,6 +92,7 @@ def _record_cost(record: RecordDp, plan: NoisePlan) -> RoundCost:
         charged_by="site",
         unit=record.unit,
         event=plan.event,
+        plan=plan,
         multiplier=record.noise_multiplier or 0.0,
         epsilon_limit=record.epsilon,
         delta=record.delta,
@@ -104,13 +107,14 @@ def _client_cost(
         charged_by=charged_by,
         unit=SITE,
         event=plan.event,
+        plan=plan,
         multiplier=client.noise_multiplier or 0.0,
         epsilon_limit=client.epsilon,
         delta=client.delta,
     )
 
 
-def _row_cost_of_local(client: ClientDp) -> RoundCost:
+def _row_cost_of_local(client: ClientDp, plan: NoisePlan) -> RoundCost:
     # One row may turn a clipped update around: it moves by up to two clip norms, not one.
     multiplier = client.noise_multiplier or 0.0
     return RoundCost(
@@ -118,6 +122,7 @@ def _row_cost_of_local(client: ClientDp) -> RoundCost:
         charged_by="site",
         unit=None,
         event=GaussianEvent(noise_multiplier=multiplier / 2),
+        plan=plan,
         multiplier=multiplier,
         epsilon_limit=None,
         delta=client.delta,

@@ -1,79 +1,301 @@
-"""The privacy statement as a page for people, in Markdown."""
+"""The privacy statement as a page for people, in Markdown, the answer first."""
 
-from fl_core.privacy.statement_documents import PrivacyStatement
+from collections.abc import Iterable, Sequence
+
+from fl_core.privacy.statement_documents import (
+    AuditFinding,
+    Clip,
+    PrivacyStatement,
+    Promise,
+    SiteSpend,
+    Spent,
+)
+from fl_core.updates.records import EventRecord
+
+_ADDED = {
+    "gradient": "to every step's sum, at the site",
+    "update": "to every site's update, before it leaves the site",
+    "release": "to the sum of all updates, by the coordinator",
+}
+_LEVELS = {"record": "one unit of rows", "client": "a whole site", "none": "any row"}
 
 
 def to_markdown(statement: PrivacyStatement) -> str:
     """Return the statement as one page, the answer first."""
-    lines = [
+    parts = [
         f"# Privacy of {statement.campaign}, version of round {statement.round}",
-        "",
-        *_answer(statement),
-        "",
+        *answer(statement),
+        *_how(statement),
         *_sites(statement),
-        "## Against whom",
-        "",
-        *(f"- **{claim.against}**: {claim.holds}" for claim in statement.claims),
-        "",
+        *_federation(statement),
+        *_whom(statement),
+        *_raw(statement),
         "## Everything that leaves a site",
-        "",
-        "| what | how it depends on rows |",
-        "| --- | --- |",
-        *(f"| {item.what} | {item.protection} |" for item in statement.leaves_site),
-        "",
+        _table(
+            ("what", "how it depends on rows"),
+            ((item.what, item.protection) for item in statement.leaves_site),
+        ),
         "Rows, row counts, losses, norms, error texts and log lines stay at the site.",
-        "",
         "## Not covered",
-        "",
-        *(f"- {item}" for item in statement.outside_claim),
-        "",
-        f"Campaign digest `{statement.campaign_digest}`.",
-        "",
+        "\n".join(f"- {item}" for item in statement.outside_claim),
+        *_audits(statement),
+        "## Where this comes from",
+        _origin(statement),
     ]
-    return "\n".join(lines)
+    return "\n\n".join(parts) + "\n"
 
 
-def _answer(statement: PrivacyStatement) -> list[str]:
-    noise = statement.noise
-    if noise is None or statement.epsilon is None or statement.delta is None:
+def answer(statement: PrivacyStatement) -> list[str]:
+    """Return what is promised, one paragraph per promise."""
+    promises = [p for p in (statement.record, statement.client) if p is not None]
+    if not promises:
         return [f"**No guarantee is made for any row.** Reason given: {statement.reason}"]
-    unit, adjacency = statement.unit, str(statement.adjacency).replace("_", "/")
-    meaning = (
-        f"**epsilon {statement.epsilon:.2f} at delta {statement.delta:g}** for each {unit} of each "
-        f"site, under {adjacency} of one {unit}: what can be learned from this campaign with that "
-        f"{unit} could nearly as well be learned without it."
+    return [_promised(promise) for promise in promises]
+
+
+def _promised(promise: Promise) -> str:
+    if promise.level == "client":
+        whom = "the whole data of each site, under replacing one site's update by zero"
+        it = "site's data"
+    else:
+        it = _unit(promise)
+        whom = f"each {it} of each site, under {_adjacency(promise)} of one {it}"
+    return (
+        f"**epsilon {promise.epsilon:.2f} at delta {promise.delta:g}** for {whom}: what can be "
+        f"learned from this campaign with that {it} could nearly as well be learned without it. "
+        f"The campaign promises at most {promise.epsilon_limit:g}."
     )
-    how = (
-        f"Kept by {noise.mechanism}: {statement.round} rounds of {noise.steps_per_round} steps; in "
-        f"each step a {unit} is drawn with probability {noise.sampling_rate:g}, its gradient is "
-        f"cut to norm {noise.clip_norm:g}, and noise of standard deviation {noise.noise_stddev:g} "
-        f"({noise.noise_multiplier:g} times that norm) is added to the sum. "
-        f"Counted by {str(statement.accountant).upper()} for a site that took part in every round."
-    )
-    return [meaning, "", how]
+
+
+def _unit(promise: Promise) -> str:
+    return promise.unit if promise.unit == "row" else f"value of {promise.unit}"
+
+
+def _adjacency(promise: Promise) -> str:
+    return promise.adjacency.replace("_", "/")
+
+
+def _how(statement: PrivacyStatement) -> list[str]:
+    promises = [p for p in (statement.record, statement.client) if p is not None]
+    if not promises:
+        return []
+    heads = ("", *(_LEVELS[p.level] for p in promises))
+    columns = [_how_column(p, rounds=statement.round) for p in promises]
+    rows = ((name, *(column[name] for column in columns)) for name in columns[0])
+    return ["## How it is kept", _table(heads, rows)]
+
+
+def _how_column(promise: Promise, *, rounds: int) -> dict[str, str]:
+    noise = promise.noise
+    return {
+        "protected": _protected(promise),
+        "kept by": f"{noise.mechanism}, charged by the {promise.charged_by}",
+        "clip norm": _clip(noise.clip),
+        "noise": (
+            f"standard deviation {noise.noise_stddev:g} (multiplier {noise.noise_multiplier:g}) "
+            f"added {_ADDED[noise.added_to]}"
+        ),
+        "sampling": _sampling(promise),
+        "rounds": f"{rounds} rounds of {_steps(noise.steps_per_round)}",
+        "epsilon": _by_accountants(promise.epsilon, promise),
+    }
+
+
+def _protected(promise: Promise) -> str:
+    if promise.level == "client":
+        return "all that one site holds"
+    if promise.unit == "row":
+        return "one row"
+    return f"all rows of one {promise.unit}, at most {promise.max_rows_per_unit}"
+
+
+def _clip(clip: Clip) -> str:
+    if clip.kind == "groups":
+        return f"{clip.adapter:g} for the LoRA pairs, {clip.head:g} for the head"
+    if clip.kind == "adaptive":
+        return (
+            f"starts at {clip.norm:g} and follows the {clip.quantile:g} quantile; the count it "
+            f"follows has noise {clip.count_stddev:g}, paid by the same charge"
+        )
+    return f"norm {clip.norm:g}, fixed"
+
+
+def _sampling(promise: Promise) -> str:
+    rate = promise.noise.sampling_rate
+    if rate == 1:
+        return "none is claimed: every round counts in full"
+    return f"in each step each {_unit(promise)} is drawn with probability {rate:g}, independently"
+
+
+def _steps(steps: int) -> str:
+    return "one release" if steps == 1 else f"{steps} steps"
+
+
+def _by_accountants(epsilon: float, of: Promise | Spent) -> str:
+    others = {"pld": of.epsilon_pld, "rdp": of.epsilon_rdp}
+    shown = [
+        f"{name.upper()} {_figure(value)}"
+        for name, value in others.items()
+        if name != of.accountant
+    ]
+    return f"{epsilon:.2f} by {of.accountant.upper()} ({', '.join(shown)})"
 
 
 def _sites(statement: PrivacyStatement) -> list[str]:
     if statement.guarantee == "none":
         return []
-    lines = ["## What each site has spent, over all its campaigns", ""]
+    parts = []
     if statement.sites:
-        lines += [
-            "| site | epsilon | limit | delta | counted by | rounds left | ledger entry |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
-            *(
-                f"| {s.site} | {s.epsilon:.2f} | {s.epsilon_limit:g} | {s.delta:g} "
-                f"| {s.accountant.upper()} | {s.rounds_left} "
-                f"| {s.ledger_seq} `{s.ledger_head_sha256[:12]}` |"
-                for s in statement.sites
-            ),
-            "",
-            (
-                f"Worst site: {statement.worst_epsilon:.2f}. Sites hold different rows, so their "
-                "numbers do not add up; a person at two sites has both."
-            ),
-            "",
-        ]
+        parts.append(
+            _table(
+                (
+                    "site", "counts", "epsilon", "limit", "delta", "decided by", "other",
+                    "rounds left", "as of round", "ledger",
+                ),
+                (row for site in statement.sites for row in _site_rows(site)),
+            )
+        )  # fmt: skip
+        parts.append(_worst(statement))
+        parts.append("\n".join(f"- {line}" for line in _reasons(statement.sites)))
     if statement.not_stated:
-        lines += [f"Not stated in this round: {', '.join(statement.not_stated)}.", ""]
-    return lines
+        parts.append(f"Not stated up to this round: {', '.join(statement.not_stated)}.")
+    parts += [
+        f"Not believed: {refused.site} {refused.complaint}." for refused in statement.not_believed
+    ]
+    return ["## What each site has spent, over all its campaigns", *parts] if parts else []
+
+
+def _worst(statement: PrivacyStatement) -> str:
+    whole = ""
+    if statement.worst_client_epsilon is not None:
+        whole = f" As whole sites, the worst: {statement.worst_client_epsilon:.2f}."
+    return (
+        f"Worst site: {statement.worst_site}, {statement.worst_epsilon:.2f}.{whole} Sites hold "
+        "different rows, so their numbers do not add up; a person at two sites has both."
+    )
+
+
+def _site_rows(site: SiteSpend) -> Iterable[tuple[str, ...]]:
+    for spent in (site.record, site.client):
+        if spent is None:
+            continue
+        other = spent.epsilon_rdp if spent.accountant == "pld" else spent.epsilon_pld
+        yield (
+            site.site,
+            spent.unit,
+            f"{spent.epsilon:.2f}",
+            f"{spent.epsilon_limit:g}",
+            f"{spent.delta:g}",
+            spent.accountant.upper(),
+            f"{'RDP' if spent.accountant == 'pld' else 'PLD'} {_figure(other)}",
+            str(spent.rounds_left),
+            str(site.round),
+            f"{spent.ledger_seq} `{spent.ledger_head_sha256[:12]}`",
+        )
+
+
+def _reasons(sites: Sequence[SiteSpend]) -> list[str]:
+    by_reason: dict[str, list[str]] = {}
+    for site in sites:
+        for spent in (site.record, site.client):
+            if spent is not None:
+                charged = "; ".join(map(_event, spent.events)) or "nothing"
+                by_reason.setdefault(f"{spent.why}. Charged: {charged}.", []).append(site.site)
+    return [f"{', '.join(dict.fromkeys(names))}: {why}" for why, names in by_reason.items()]
+
+
+def _event(event: EventRecord) -> str:
+    match event.kind:
+        case "gaussian":
+            return f"noise {event.noise_multiplier:g}"
+        case "poisson":
+            return f"noise {event.event.noise_multiplier:g} at rate {event.sampling_rate:g}"
+        case "self_composed":
+            return f"{event.count} x ({_event(event.event)})"
+        case kind:
+            return kind.replace("_", " ")
+
+
+def _federation(statement: PrivacyStatement) -> list[str]:
+    spent = statement.federation
+    if spent is None:
+        return []
+    return [
+        "## What the federation has spent on whole sites, over all its campaigns",
+        (
+            f"epsilon {spent.epsilon:.2f} of {spent.epsilon_limit:g} at delta {spent.delta:g}, "
+            f"{spent.rounds_left} rounds left; the coordinator's own ledger, entry {spent.ledger_seq} "
+            f"`{spent.ledger_head_sha256[:12]}`. {spent.why}."
+        ),
+    ]
+
+
+def _whom(statement: PrivacyStatement) -> list[str]:
+    rows = ((c.against, _LEVELS[c.level], c.holds) for c in statement.claims)
+    return ["## Against whom", _table(("adversary", "protects", "what holds"), rows)]
+
+
+def _raw(statement: PrivacyStatement) -> list[str]:
+    raw = statement.raw_updates
+    if raw is None:
+        return []
+    minutes = (raw.deleted - raw.opened).total_seconds() / 60
+    return [
+        "## Who could read un-noised updates, and how long",
+        (
+            f"{raw.readers}: from {raw.opened:%Y-%m-%d %H:%M} to {raw.deleted:%Y-%m-%d %H:%M} UTC, "
+            f"{minutes:.1f} minutes. They were deleted when the round ended."
+        ),
+    ]
+
+
+def _audits(statement: PrivacyStatement) -> list[str]:
+    if not statement.audits:
+        return ["## Audit", "No audit of this campaign was there when this was written."]
+    rows = (_audit_row(audit) for audit in statement.audits)
+    heads = ("audit", "rows", "lower bound", "could have shown", "claim", "AUC", "result")
+    return [
+        "## Audit",
+        _table(heads, rows),
+        (
+            "An audit attacks the training itself, on rows that are nobody's secret. It speaks of the "
+            "audited run only; a low bound proves no privacy, a high one would refute it."
+        ),
+    ]
+
+
+def _audit_row(audit: AuditFinding) -> tuple[str, ...]:
+    failed = f"; failed: {', '.join(audit.failed_checks)}" if audit.failed_checks else ""
+    label = f"; {audit.label}" if audit.label else ""
+    return (
+        str(audit.number),
+        audit.rows,
+        f"{audit.lower_bound:.2f} at {audit.confidence:.0%}",
+        f"{audit.ceiling:.2f}",
+        f"{audit.claimed_epsilon:.2f}",
+        "-" if audit.membership_auc is None else f"{audit.membership_auc:.2f}",
+        f"{audit.verdict}{failed}{label}",
+    )
+
+
+def _origin(statement: PrivacyStatement) -> str:
+    adapter = f" Adapter `{statement.adapter_sha256}`." if statement.adapter_sha256 else ""
+    sites = f" Sites in it: {', '.join(statement.contributors)}." if statement.contributors else ""
+    return (
+        f"Made from the sites' signed budgets, the charges of the round and the frozen campaign "
+        f"(digest `{statement.campaign_digest}`).{adapter}{sites} "
+        "`fedloom statement --verify` makes it again from the store and compares."
+    )
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(map(_in_cell, line)) + " |" for line in lines)
+
+
+def _in_cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _figure(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.2f}"

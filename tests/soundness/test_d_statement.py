@@ -107,9 +107,11 @@ def test_rule_17_what_depends_on_rows_is_noised_or_said_to_be_outside():
     ("rule", "said"),
     [
         (14, "a ledger that is set back to an older copy"),
-        (15, "Counted by PLD"),
+        (15, "by PLD (RDP "),
         (19, "timing: durations may reveal"),
         (20, "gate's bit"),
+        (14, "together with all its witnesses"),
+        (17, "signed entries, to the witnesses"),
         (22, "holdout 'tiny-holdout'"),
     ],
 )
