@@ -130,8 +130,8 @@ class Ledger:
                 that it returns fixes the terms of this and all later charges.
 
         Raises:
-            PolicyRefused: The round was charged for another plan or event (SOUNDNESS, rule 9), or
-                the terms differ from those of an earlier charge (rule 15).
+            PolicyRefused: The round was charged for another plan or event (SOUNDNESS, rule 9), it
+                is over, or the terms differ from those of an earlier charge (rule 15).
             LedgerConflict: Other writers won every attempt.
             LedgerCorrupt: The ledger does not hold.
         """
@@ -237,7 +237,7 @@ def _require_not_over(chain: Chain, earlier: LedgerEntry) -> None:
     if earlier.kind == "recovered" or chain.is_voided(earlier):
         how = "charged by a recovery" if earlier.kind == "recovered" else "voided"
         raise PolicyRefused(
-            f"this round was {how} (entry {earlier.seq} of dataset {chain.entries[0].dataset!r}); "
+            f"this round was {how} (entry {earlier.seq} of dataset {earlier.dataset!r}); "
             "nothing is trained for it any more"
         )
 

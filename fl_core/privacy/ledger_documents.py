@@ -62,7 +62,8 @@ class LedgerEntry(Document):
         terms: Terms under which a reserve was decided; None where no budget applies.
         reserve_seq: The reserve that a commit or void belongs to.
         lost: Of a recovery: sequence numbers below it that nobody holds.
-        charges: Of a recovery: what is charged for them.
+        charges: Of a recovery: what is charged for them, and for what was set aside.
+        set_aside: Of a recovery: hashes of entries of another branch that witnesses hold.
         time: When it was written, by the site's clock, UTC.
         previous_sha256: SHA-256 of the stored bytes of the entry before; zeros at genesis.
         signature: Ed25519 of the site over the rest.
@@ -80,6 +81,7 @@ class LedgerEntry(Document):
     reserve_seq: SequenceNumber | None = None
     lost: tuple[LostRange, ...] | None = None
     charges: tuple[LostCharge, ...] | None = None
+    set_aside: tuple[Sha256, ...] | None = None
     time: AwareDatetime
     previous_sha256: Sha256
     signature: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")] = ""
@@ -97,10 +99,11 @@ class LedgerEntry(Document):
             "void": ends,
             "recovered": is_bare and self.event is None and self.reserve_seq is None,
         }
-        recovers = self.lost is not None and self.charges is not None
+        parts = (self.lost, self.charges, self.set_aside)
+        recovers = all(part is not None for part in parts)
         is_recovery = self.kind == "recovered"
         has_terms_in_place = self.terms is None or self.kind == "reserve"
-        is_plain = self.lost is None and self.charges is None
+        is_plain = all(part is None for part in parts)
         if not (fits[self.kind] and has_terms_in_place and (recovers if is_recovery else is_plain)):
             msg = f"fields do not fit an entry of kind {self.kind}"
             raise ValueError(msg)

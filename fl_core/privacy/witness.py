@@ -10,10 +10,11 @@ unsigned, unreadable or lower than the ledger does not count, so nobody can bloc
 
 import logging
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from fl_core.artifacts import keys
-from fl_core.artifacts.documents import from_bytes, to_bytes
+from fl_core.artifacts.documents import document_sha256, from_bytes, to_bytes
 from fl_core.artifacts.store import ObjectStore
 from fl_core.errors import (
     LedgerCorrupt,
@@ -114,8 +115,10 @@ def _bring(
     """Push what the witness lacks, lowest first; say whether it holds the last entry."""
     held = held_sequences(witness.store, prefix)
     head = entries[-1].seq
+    aside = {sha256 for entry in entries for sha256 in entry.set_aside or ()}
     for seq in sorted(seq for seq in held if seq > head):
-        if own_entry(ledger, witness, prefix=prefix, seq=seq) is not None:
+        above = own_entry(ledger, witness, prefix=prefix, seq=seq)
+        if above is not None and document_sha256(above) not in aside:
             raise LedgerCorrupt(
                 f"ledger {ledger.dataset!r} ends at entry {head}, and witness {witness.name} holds "
                 f"entry {seq} signed by this site; the ledger was rolled back or cut off",
@@ -124,7 +127,7 @@ def _bring(
     lacking: list[LedgerEntry] = []
     for entry in reversed(entries):
         if entry.seq in held:
-            if not _holds(ledger, witness, entry, prefix=prefix):
+            if not _holds(ledger, witness, entry, prefix=prefix, aside=aside):
                 return False
             break
         lacking.append(entry)
@@ -132,7 +135,7 @@ def _bring(
         key = keys.witnessed_entry(prefix, entry.seq)
         if witness.store.put_once(key, to_bytes(entry)):
             continue
-        if not _holds(ledger, witness, entry, prefix=prefix):
+        if not _holds(ledger, witness, entry, prefix=prefix, aside=aside):
             return False
     return len(lacking) <= MAX_PUSHED
 
@@ -160,13 +163,25 @@ def own_entry(
     return entry if is_of_ledger and verify_signature(entry, ledger.public_key) else None
 
 
-def _holds(ledger: Ledger, witness: WitnessedStore, entry: LedgerEntry, *, prefix: str) -> bool:
-    """Say whether a witness holds this very entry; another one of ours there is a fork."""
+def _holds(
+    ledger: Ledger,
+    witness: WitnessedStore,
+    entry: LedgerEntry,
+    *,
+    prefix: str,
+    aside: AbstractSet[str],
+) -> bool:
+    """Say whether a witness is up to an entry; another one of ours there is a fork.
+
+    An entry that a recovery has set aside, and charged for, stands at the witness for good.
+    """
     found = own_entry(ledger, witness, prefix=prefix, seq=entry.seq)
-    if found is not None and found != entry:
-        raise LedgerCorrupt(
-            f"ledger {ledger.dataset!r} and witness {witness.name} hold two different entries "
-            f"{entry.seq}, both signed by this site; the ledger was rolled back and written on",
-            hint=RECOVER,
-        )
-    return found is not None
+    if found is None or found == entry:
+        return found is not None
+    if document_sha256(found) in aside:
+        return True
+    raise LedgerCorrupt(
+        f"ledger {ledger.dataset!r} and witness {witness.name} hold two different entries "
+        f"{entry.seq}, both signed by this site; the ledger was rolled back and written on",
+        hint=RECOVER,
+    )

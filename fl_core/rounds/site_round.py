@@ -29,7 +29,12 @@ from fl_core.rounds.site import Site, SiteWork
 from fl_core.rounds.site_charge import Reserves, commit_round, reserve_round
 from fl_core.rounds.site_memory import exchange_of, keep_read_out, with_state
 from fl_core.rounds.site_update import signed_files, upload_files
-from fl_core.rounds.site_witness import require_witnesses, void_idle_reserves, witness_ledgers
+from fl_core.rounds.site_witness import (
+    require_outbox_kept,
+    require_witnesses,
+    void_idle_reserves,
+    witness_ledgers,
+)
 from fl_core.rounds.upload_time import require_own_time
 from fl_core.updates.manifest import Declined, DeclineReason
 from fl_core.updates.signing import sign
@@ -118,6 +123,7 @@ def _make_update(
     witness_ledgers(site)
     void_idle_reserves(site, assembly, store)
     reserves = _reserve(site, assembly, plan, plan_sha256)
+    require_outbox_kept(site, assembly, plan.round)
     witness_ledgers(site)
     try:
         site.outbox.begin_attempt(prefix)

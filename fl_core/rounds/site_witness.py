@@ -13,6 +13,7 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.campaign.campaign import Campaign
+from fl_core.errors import LedgerCorrupt
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.witness import publish, require_enough_witnesses
 from fl_core.rounds.site import Site
@@ -43,6 +44,27 @@ def witness_ledgers(site: Site) -> None:
     if any(witness.is_own for witness in site.witnesses):
         for ledger in ledgers_of(site):
             publish(ledger, site.witnesses, owner=site.name)
+
+
+def require_outbox_kept(site: Site, assembly: Assembly, round_number: int) -> None:
+    """Refuse to train a round whose update the ledger knows and the outbox does not.
+
+    Raises:
+        LedgerCorrupt: The outbox was rolled back without its ledger; another training would be a
+            second draw on one charge (SOUNDNESS, rule 11).
+    """
+    prefix = keys.exchange(site.policy.dataset, assembly.digest, round_number)
+    for ledger in ledgers_of(site):
+        chain = ledger.chain()
+        reserve = chain.reserve_of(assembly.digest, round_number)
+        ending = None if reserve is None else chain.endings.get(reserve.seq)
+        is_committed = ending is not None and ending.kind == "commit"
+        if is_committed and site.outbox.committed(prefix) is None:
+            raise LedgerCorrupt(
+                f"the ledger of {ledger.dataset!r} says that round {round_number} was committed, "
+                "and the outbox holds nothing of it; an older outbox was restored, so nothing is "
+                "trained for this round again"
+            )
 
 
 def ledgers_of(site: Site) -> tuple[Ledger, ...]:
