@@ -142,6 +142,22 @@ def logged(campaign_id: str, round_number: int) -> str:
     return round_prefix(campaign_id, round_number) + "logged.json"
 
 
+def audits(campaign_id: str) -> str:
+    """Return the prefix of a campaign's audits on public rows."""
+    return f"campaigns/{campaign_id}/audits/"
+
+
+def audit(campaign_id: str, number: int) -> str:
+    """Return the key of one audit; numbers count from 1."""
+    return f"{audits(campaign_id)}{number:04d}.json"
+
+
+def audit_number(campaign_id: str, key: str) -> int | None:
+    """Return the number of the audit under ``key``, or None if it is none of the campaign's."""
+    match = re.fullmatch(re.escape(audits(campaign_id)) + r"([0-9]{4})\.json", key)
+    return None if match is None else int(match[1])
+
+
 def roster(version: int) -> str:
     """Return the key of one numbered roster."""
     return f"{ROSTERS}{version:06d}.json"

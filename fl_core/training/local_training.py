@@ -98,7 +98,7 @@ def train_round(
         divisor=setting.divisor,
         noise=setting.noise,
         stream=stream,
-        probe=_probe_columns(rows),
+        probe=probe_columns(rows),
         clip_norm=setting.clip_norm,
     )
     delta = {
@@ -202,7 +202,8 @@ def _largest_change(model: AdaptedModel, spec: AdapterSpec) -> float:
     return float(max(changes)) * spec.alpha / spec.rank
 
 
-def _probe_columns(rows: EncodedRows) -> dict[str, Tensor]:
+def probe_columns(rows: EncodedRows) -> dict[str, Tensor]:
+    """Return two public rows of the width and kind of ``rows``, for ``require_private``."""
     width = rows.input_ids.shape[1]
     # Small token ids exist in every vocabulary; the two rows only have to differ.
     rising = torch.arange(width) % 3 + 1

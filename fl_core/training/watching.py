@@ -6,6 +6,7 @@ hook of torch's optimizers tells which gradient a step came out with. For a test
 whoever sees this sees who was in a batch, which no adversary of the claim does.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -120,7 +121,7 @@ def clipped_alone(
 
     One backward pass of plain autograd on a batch of that unit's rows alone, for the mean of their
     losses, clipped to the plan's bound over all tensors together, or to one bound for the head and
-    one for the rest.
+    one for the rest. A gradient that is not finite counts as zero (SOUNDNESS, rule 2).
 
     Source: Abadi et al. 2016, Algorithm 1.
     """
@@ -135,10 +136,11 @@ def clipped_alone(
         else gradient.double()
         for name, gradient in zip(names, found, strict=True)
     }
-    bounds = bounds_of(names, noise)
     clipped: Gradients = {}
-    for bound, group in bounds:
+    for bound, group in bounds_of(names, noise):
         norm = norm_of({name: gradients[name] for name in group})
+        if not math.isfinite(norm):
+            return {name: torch.zeros_like(gradient) for name, gradient in gradients.items()}
         factor = min(1.0, bound / norm) if norm > 0 else 1.0
         clipped |= {name: gradients[name] * factor for name in group}
     return clipped

@@ -18,10 +18,12 @@ from fl_core.privacy.audit_documents import WhiteBoxCheck
 
 # |z| of a normal above 5.5 comes by chance once in 26 million; 24 tensors share one alarm of 1e-6.
 _ALARM = 5.5
+# 640 steps share one alarm of 1e-6: each has 2e-9.
+_ALARM_OF_STEPS = 6.0
 # Of a pair among all pairs of up to 700 steps: 2.6e-12 x 245,000 is under 1e-6.
 _ALARM_OF_PAIRS = 7.0
-# Coordinates that show a noise scale which is 1 % off by 8 standard errors.
-_COORDINATES = 320_000
+# A scale that is 1 % off is then 11.8 standard errors off, so it is missed once in 10^9.
+_COORDINATES = 700_000
 _FEWEST, _MOST = 32, 640
 
 
@@ -40,7 +42,8 @@ class Observation(Protocol):
 def steps_needed(dimension: int) -> int:
     """Return how many steps show noise that is 1 % off, an even number.
 
-    The standard error of a deviation over n values is 1 / sqrt(2 n) of it: .125 % here.
+    The standard error of a deviation over n values is 1 / sqrt(2 n) of it, .085 % here. Below
+    1,100 coordinates the number of steps is cut, and with it what the check can see.
     """
     wanted = math.ceil(_COORDINATES / dimension)
     return 2 * math.ceil(min(max(wanted, _FEWEST), _MOST) / 2)
@@ -49,15 +52,20 @@ def steps_needed(dimension: int) -> int:
 def noise_checks(
     residuals: Sequence[Mapping[str, Tensor]], noise_stddev: float
 ) -> tuple[WhiteBoxCheck, ...]:
-    """Compare residuals with normals of ``noise_stddev``: deviation per tensor and overall, mean.
+    """Compare residuals with normals of ``noise_stddev``: deviation and mean.
+
+    The deviation must hold overall, in every tensor and in every step: noise that is divided by
+    what was drawn may be right on average.
 
     Args:
         residuals: Of every step, one vector per tensor.
         noise_stddev: As the accounting assumes it.
     """
     squares, sums, counts = {}, {}, {}
+    per_step = torch.zeros(len(residuals), dtype=torch.float64)
     for name in residuals[0]:
         scaled = torch.stack([step[name] for step in residuals]).double() / noise_stddev
+        per_step += scaled.square().sum(dim=1)
         squares[name] = float(scaled.square().sum())
         sums[name], counts[name] = float(scaled.sum()), scaled.numel()
     n_all = sum(counts.values())
@@ -66,6 +74,9 @@ def noise_checks(
     scores = {name: chi_square_score(squares[name], counts[name]) for name in squares}
     worst = max(scores, key=lambda name: abs(scores[name]))
     worst_ratio = math.sqrt(squares[worst] / counts[worst])
+    dimension = n_all // len(residuals)
+    step_scores = [chi_square_score(float(value), dimension) for value in per_step]
+    worst_step = max(step_scores, key=abs)
     mean = sum(sums.values()) / math.sqrt(n_all)
     slack = _ALARM / math.sqrt(2 * n_all)
     return (
@@ -80,6 +91,12 @@ def noise_checks(
             measured=f"{worst_ratio:.4f} of it in {worst[-120:]} ({scores[worst]:+.1f} errors)",
             expected=f"within {_ALARM} standard errors in all {len(scores)}",
             passed=abs(scores[worst]) <= _ALARM,
+        ),
+        WhiteBoxCheck(
+            check="noise_of_every_step",
+            measured=f"{worst_step:+.1f} standard errors at worst",
+            expected=f"within {_ALARM_OF_STEPS} in all {len(residuals)}",
+            passed=abs(worst_step) <= _ALARM_OF_STEPS,
         ),
         WhiteBoxCheck(
             check="noise_mean",
