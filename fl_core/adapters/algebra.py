@@ -6,6 +6,7 @@ all sites share one A (FFA-LoRA), and differ in general, by cross terms between 
 Products are summed in float64 and returned as float32.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,17 @@ import numpy.typing as npt
 from fl_core.adapters.pair import LoraPair
 from fl_core.errors import IncompatibleParts
 from fl_core.updates.update import Array
+
+
+def scaling_of(*, alpha: float | None, rank: int, rank_stabilized: bool = False) -> float:
+    """Return what a pair's product is multiplied with; 1 where ``alpha`` is None.
+
+    ``alpha / r`` (Hu et al. 2022, section 4.1), or with ``rank_stabilized`` ``alpha / sqrt(r)``
+    (Kalajdzievski 2023).
+    """
+    if alpha is None:
+        return 1.0
+    return alpha / math.sqrt(rank) if rank_stabilized else alpha / rank
 
 
 def product(pair: LoraPair) -> Array:

@@ -45,17 +45,15 @@ def rdp_of(steps: Steps, *, orders: tuple[float, ...] | None = None) -> Any:
 
 def rdp_of_best(steps: Steps, *, expected_trials: float, shape: float) -> Any:
     """Return its accountant after releasing the best of a random number of runs of all steps."""
-    from dp_accounting import (  # noqa: PLC0415  slow import
-        ComposedDpEvent,
-        RepeatAndSelectDpEvent,
-        SelfComposedDpEvent,
-    )
+    from dp_accounting import dp_event as dp  # noqa: PLC0415  slow import
     from dp_accounting.rdp import RdpAccountant  # noqa: PLC0415  slow import
 
     _drop_order_warnings()
-    run = ComposedDpEvent([SelfComposedDpEvent(to_dp_event(base), count) for base, count in steps])
+    run = dp.ComposedDpEvent(
+        [dp.SelfComposedDpEvent(to_dp_event(base), count) for base, count in steps]
+    )
     accountant = RdpAccountant()
-    accountant.compose(RepeatAndSelectDpEvent(run, expected_trials, shape))
+    accountant.compose(dp.RepeatAndSelectDpEvent(run, expected_trials, shape))
     return accountant
 
 
