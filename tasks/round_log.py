@@ -18,12 +18,13 @@ from fl_core.artifacts.documents import read_document, sha256_hex, to_bytes, wri
 from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.errors import RoundError, StoreError
-from fl_core.privacy.statement import privacy_statement, to_markdown
+from fl_core.privacy.statement_text import to_markdown
 from fl_core.privacy.warnings import campaign_warnings
 from fl_core.rounds.adapters import read_adapter
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.plan import read_assembly, read_outcome
 from fl_core.rounds.status import campaign_status, next_round, round_numbers, round_status
+from fl_core.rounds.version_statement import version_statement
 from tasks import reports
 from tasks.settings import Settings, open_store, read_settings
 from tasks.tracking import LoggedRound, RoundLog, close_campaign, log_round
@@ -90,11 +91,7 @@ def round_log(assembly: Assembly, store: ObjectStore, number: int, settings: Set
     if outcome is None:
         raise RoundError(f"round {number} of campaign {campaign.id!r} has no outcome yet")
     released = outcome.result_hash
-    statement = (
-        privacy_statement(campaign, budgets=status.budgets, round_number=number)
-        if released is not None
-        else None
-    )
+    statement = version_statement(assembly, store, number) if released is not None else None
     prefix = "" if released is None else keys.adapter(campaign.id, released)
     return RoundLog(
         campaign=campaign,

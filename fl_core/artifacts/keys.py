@@ -28,6 +28,7 @@ _SEQ = re.compile(r"([0-9]{6,9})\.json")
 _BUDGET = re.compile(r"campaigns/([a-z0-9-]+)/rounds/([0-9]{4})/updates/([a-z0-9-]+)/budget\.json")
 _OF_READ_OUT = re.compile(r"readouts/([0-9a-f]{64})/[0-9]{4}\.json")
 _WITNESSED = re.compile(r"witness/[a-z0-9-]+/([a-z0-9-]+)/[A-Za-z0-9_-]+/[0-9]{6,9}\.json")
+_FEDERATION = re.compile(r"campaigns/([a-z0-9-]+)/rounds/([0-9]{4})/federation\.json")
 _OF_ROUND = re.compile(r"campaigns/[a-z0-9-]+/rounds/([0-9]{4})/[a-z]+\.json")
 
 
@@ -120,6 +121,12 @@ def charge(campaign_id: str, round_number: int) -> str:
 def federation_budget(campaign_id: str, round_number: int) -> str:
     """Return the key of the coordinator's statement of what whole sites have spent."""
     return round_prefix(campaign_id, round_number) + "federation.json"
+
+
+def federation_budget_of(key: str) -> tuple[str, int] | None:
+    """Return campaign and round whose statement of the coordinator lies under ``key``, or None."""
+    match = _FEDERATION.fullmatch(key)
+    return None if match is None else (match[1], int(match[2]))
 
 
 def release(campaign_id: str, round_number: int) -> str:

@@ -5,6 +5,7 @@ it for just that campaign and round, so that nobody can put an older or another 
 Of a site's statements the one that covers most ledger entries is the latest, whatever the campaign.
 """
 
+import logging
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -13,12 +14,15 @@ from fl_core.artifacts.documents import read_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.roster import read_roster
-from fl_core.errors import CampaignError, ObjectCorrupt, ObjectMissing
+from fl_core.errors import CampaignError, ObjectCorrupt, ObjectMissing, UpdateRejected
+from fl_core.privacy.federation import verify_federation_statement
 from fl_core.privacy.planning import Stated
 from fl_core.rounds.collection import MAX_DOCUMENT_BYTES
 from fl_core.rounds.documents import RoundPlan
 from fl_core.updates.records import BudgetStatement
 from fl_core.updates.signing import verify_signature
+
+log = logging.getLogger(__name__)
 
 
 def latest_budgets(store: ObjectStore, sites: Iterable[str]) -> dict[str, Stated]:
@@ -35,6 +39,25 @@ def latest_budgets(store: ObjectStore, sites: Iterable[str]) -> dict[str, Stated
     for (campaign_id, site), number in sorted(newest.items()):
         found[site].append(reader.read(campaign_id, round_number=number, site=site))
     return {site: _latest(all_of_it) for site, all_of_it in found.items()}
+
+
+def latest_federation(store: ObjectStore) -> BudgetStatement | None:
+    """Return what whole sites have spent, over all campaigns, as the coordinator last signed it.
+
+    None where no campaign had noise that the coordinator adds.
+    """
+    found: list[BudgetStatement] = []
+    reader = BudgetReader(store)
+    newest: dict[str, int] = {}
+    for key in store.list("campaigns/"):
+        named = keys.federation_budget_of(key)
+        if named is not None:
+            newest[named[0]] = max(named[1], newest.get(named[0], 0))
+    for campaign_id, number in sorted(newest.items()):
+        statement = reader.read_federation(campaign_id, round_number=number)
+        if statement is not None:
+            found.append(statement)
+    return max(found, key=lambda s: s.ledger_seq, default=None)
 
 
 def budgets_until(
@@ -87,6 +110,24 @@ class BudgetReader:
         if entry is None or not verify_signature(statement, entry.signing_key):
             return Stated(complaint="the statement under its name is not signed by its key")
         return Stated(statement)
+
+    def read_federation(self, campaign_id: str, *, round_number: int) -> BudgetStatement | None:
+        """Return the coordinator's own statement at a round; None if it does not hold."""
+        key = keys.federation_budget(campaign_id, round_number)
+        try:
+            statement = read_document(
+                self._store, key, BudgetStatement, max_bytes=MAX_DOCUMENT_BYTES
+            )
+            verify_federation_statement(
+                statement,
+                self._store,
+                campaign_digest=self._digest(campaign_id),
+                round_number=round_number,
+            )
+        except (ObjectMissing, ObjectCorrupt, CampaignError, UpdateRejected) as error:
+            log.warning("federation's budget not used key=%s why=%s", key, error)
+            return None
+        return statement
 
     def _read_digest(self, campaign_id: str) -> str:
         return read_document(self._store, keys.campaign(campaign_id), Campaign).digest

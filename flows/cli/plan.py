@@ -106,7 +106,7 @@ def make_plan(
         CampaignError: All rounds are over and no number of further ones was given.
     """
     from fl_core.privacy.planning import plan_campaign
-    from fl_core.rounds.budgets import closed_rounds, latest_budgets
+    from fl_core.rounds.budgets import closed_rounds, latest_budgets, latest_federation
 
     done = 0 if store is None else closed_rounds(store, campaign.id)
     wanted = rounds or campaign.max_rounds - done
@@ -122,12 +122,17 @@ def make_plan(
             stated={} if store is None else latest_budgets(store, campaign.sites),
             rounds=wanted,
             first_round=done + 1,
+            federation=None if store is None else latest_federation(store),
             on_budget=lambda site: bar.update(task, description=f"budget of {site}"),
         )
 
 
 def tuning_cost(campaign: "Campaign", mean_runs: float) -> "TuningCost":
-    """Return what keeping the best of about ``mean_runs`` runs of the campaign costs."""
+    """Return what keeping the best of about ``mean_runs`` runs of the campaign costs.
+
+    Raises:
+        PrivacyError: Fewer than one run, or a campaign without a guarantee.
+    """
     from fl_core.privacy.tuning import tuning_cost as cost_of
 
     return cost_of(campaign, mean_runs=mean_runs)
