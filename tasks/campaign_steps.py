@@ -11,10 +11,12 @@ from prefect.cache_policies import NO_CACHE
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import sha256_hex
 from fl_core.artifacts.store import ObjectStore
+from fl_core.assembly import assemble
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.loading import parse_campaign
 from fl_core.privacy.warnings import campaign_warnings
 from fl_core.rounds import plan, status
+from tasks.federation import open_coordinator
 from tasks.lock_step import put_text, read_locked
 from tasks.object_store import require_write_once
 from tasks.settings import open_store, read_settings
@@ -31,6 +33,7 @@ def freeze_text(text: str, attempt: str, lock: Callable[[str], None]) -> str:
 
     Raises:
         CampaignError: One complaint that names field, value and remedy.
+        PolicyRefused: The noise is the coordinator's, and it keeps no ledger to charge it on.
     """
     parse_campaign(text, source="campaign text")
     store = _fit_store()
@@ -38,6 +41,8 @@ def freeze_text(text: str, attempt: str, lock: Callable[[str], None]) -> str:
     put_text(store, text, text_sha256)
     lock(text_sha256)
     campaign = read_locked(store, text_sha256, attempt)
+    # Before it is frozen: the campaign may need a ledger that this coordinator does not keep.
+    open_coordinator(assemble(campaign), read_settings(), store)
     digest = plan.open_campaign(store, campaign).digest
     get_run_logger().info("campaign frozen id=%s digest=%s", campaign.id, digest)
     _warn(campaign)
@@ -51,16 +56,21 @@ def known_campaign(campaign_id: str) -> str:
     Raises:
         CampaignError: No campaign of that id.
     """
-    campaign = plan.read_assembly(_fit_store(), campaign_id).campaign
-    _warn(campaign)
-    return campaign.id
+    store = _fit_store()
+    assembly = plan.read_assembly(store, campaign_id)
+    open_coordinator(assembly, read_settings(), store)
+    _warn(assembly.campaign)
+    return assembly.campaign.id
 
 
 @task(name="choose-round", cache_policy=NO_CACHE, persist_result=False)
 def choose_round(campaign_id: str) -> int | str:
     """Return the round to run next, or in words why there is none."""
-    store = open_store(read_settings())
-    return status.next_round(plan.read_assembly(store, campaign_id), store)
+    settings = read_settings()
+    store = open_store(settings)
+    assembly = plan.read_assembly(store, campaign_id)
+    federation = open_coordinator(assembly, settings, store).federation
+    return status.next_round(assembly, store, federation=federation)
 
 
 @task(name="stop-sessions", cache_policy=NO_CACHE, persist_result=False)

@@ -15,8 +15,10 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.errors import FedloomError, StoreUnavailable
 from fl_core.rounds import charging, collection, plan, release
+from fl_core.rounds.central_release import Coordinator
 from fl_core.rounds.documents import Collected, Outcome, RoundCharge, RoundPlan, SiteAnswer
 from tasks import reports
+from tasks.federation import open_coordinator
 from tasks.settings import open_store, read_settings
 
 POLL_S = 0.2
@@ -85,9 +87,9 @@ def _new_answers(
 @task(name="charge-round", cache_policy=NO_CACHE, persist_result=False)
 def charge_round(campaign_id: str, round_plan: RoundPlan, collected: Collected) -> RoundCharge:
     """Record the charges that pay for the release."""
-    store = open_store(read_settings())
+    assembly, store, coordinator = _charging(campaign_id)
     return charging.charge_round(
-        plan.read_assembly(store, campaign_id), store, round_plan, collected=collected
+        assembly, store, round_plan, collected=collected, coordinator=coordinator
     )
 
 
@@ -96,15 +98,23 @@ def release_round(
     campaign_id: str, round_plan: RoundPlan, collected: Collected, charge: RoundCharge
 ) -> Outcome:
     """Aggregate, write the next adapter and the outcome."""
-    store = open_store(read_settings())
+    assembly, store, coordinator = _charging(campaign_id)
     return release.release_round(
-        plan.read_assembly(store, campaign_id),
+        assembly,
         store,
         round_plan,
         collected=collected,
         charge=charge,
         now=datetime.now(UTC),
+        coordinator=coordinator,
     )
+
+
+def _charging(campaign_id: str) -> tuple[Assembly, ObjectStore, Coordinator]:
+    settings = read_settings()
+    store = open_store(settings)
+    assembly = plan.read_assembly(store, campaign_id)
+    return assembly, store, open_coordinator(assembly, settings, store)
 
 
 @task(name="skip-round", cache_policy=NO_CACHE, persist_result=False)

@@ -7,6 +7,7 @@
 | FEDLOOM_S3_ACCESS_KEY, FEDLOOM_S3_SECRET_KEY | credentials, both or neither |
 | FEDLOOM_S3_CREDENTIALS_FILE | instead: a file with both, a line each, readable by its owner only |
 | MLFLOW_TRACKING_URI | MLflow server; without it nothing is logged |
+| FEDLOOM_FEDERATION | folder that `fedloom federation init` made; coordinator only |
 | FEDLOOM_HOLDOUTS | folder with the coordinator's public holdouts |
 | FEDLOOM_MODELS | folder with base models, one folder each |
 | FEDLOOM_SUITES | folder with expectation suites of one's own |
@@ -37,6 +38,7 @@ _VARIABLES = {
     "s3_secret_key": "FEDLOOM_S3_SECRET_KEY",
     "s3_credentials_file": "FEDLOOM_S3_CREDENTIALS_FILE",
     "mlflow_uri": "MLFLOW_TRACKING_URI",
+    "federation": "FEDLOOM_FEDERATION",
 }
 _FOLDERS = {
     "holdouts": "FEDLOOM_HOLDOUTS",
@@ -55,6 +57,8 @@ class Settings(Document):
         s3_secret_key: Never shown.
         s3_credentials_file: Holds both keys; excludes the two above.
         mlflow_uri: None: nothing is logged.
+        federation: Limits and key of the federation's ledger; None: campaigns with noise of the
+            coordinator are refused.
     """
 
     store_url: str
@@ -63,6 +67,7 @@ class Settings(Document):
     s3_secret_key: SecretStr | None = None
     s3_credentials_file: Path | None = None
     mlflow_uri: str | None = None
+    federation: Path | None = None
 
 
 class Folders(Document):

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from fl_core.errors import FedloomError
-from flows.cli import campaigns, demo, doctor, plan, readouts, simulation, sites, stack
+from flows.cli import campaigns, demo, doctor, federation, plan, readouts, simulation, sites, stack
 from flows.cli.output import fail
 
 app = typer.Typer(
@@ -43,6 +43,13 @@ site_app.command("start")(sites.site_start)
 site_app.command("approve")(sites.site_approve)
 site_app.command("readout")(readouts.site_readout)
 app.add_typer(site_app, name="site")
+
+federation_app = typer.Typer(
+    no_args_is_help=True, help="The ledger of a coordinator that adds noise itself."
+)
+federation_app.command("init")(federation.federation_init)
+federation_app.command("show")(federation.federation_show)
+app.add_typer(federation_app, name="federation")
 
 evaluation_app = typer.Typer(no_args_is_help=True, help="The worker with the public holdout.")
 evaluation_app.command("start")(sites.evaluation_start)
