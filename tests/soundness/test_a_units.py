@@ -6,12 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_models import ANSWERS, CLASSES, noise_plan, take, tiny_model, tiny_rows
 
 from fl_core.campaign.guarantees import GroupBounds
 from fl_core.campaign.specs import TrainingSpec
 from fl_core.data.prompts import EncodedRows
-from fl_core.models.losses import row_losses
 from fl_core.models.peft_state import AdaptedModel
 from fl_core.privacy.randomness import SeededStream
 from fl_core.training.batches import columns_of, micro_batches, micro_shape
@@ -24,6 +22,8 @@ from fl_core.training.private_training import (
     unit_gradients,
 )
 from fl_core.training.trainee import trainee_of
+from tests.row_by_row import largest_error, norm_of, unit_by_unit
+from tests.tiny_models import ANSWERS, CLASSES, noise_plan, take, tiny_model, tiny_rows
 
 torch.set_num_threads(1)
 CLIP_NORM = 0.3
@@ -35,35 +35,11 @@ def rows_of_units(task=CLASSES, units=UNITS, *, seed: int = 2) -> EncodedRows:
     return dataclasses.replace(tiny_rows(task, len(units), seed=seed), units=np.array(units))
 
 
-def norm_of(tensors) -> float:
-    return math.sqrt(sum(float(t.double().square().sum()) for t in tensors.values()))
-
-
 def total_of(model: AdaptedModel, rows, *, limit, micro_batch=4, chosen=None, bounds=CLIP_NORM):
     columns = columns_of(rows, max_rows_per_unit=limit)
     units = np.arange(columns.n_units) if chosen is None else np.array(chosen, dtype=np.intp)
     batches = micro_batches(columns, units, micro_batch)
     return clipped_sum(trainee_of(model), batches, bounds=bounds, dummy=columns.dummy)
-
-
-def one_unit_at_a_time(model: AdaptedModel, rows: EncodedRows, limit: int, bound: float):
-    """The definition: the mean of a unit's own row gradients, clipped once, summed over units."""
-    parameters = model.trainable_parameters()
-    total = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in parameters.items()}
-    norms = []
-    for unit in np.unique(rows.units):
-        own = np.flatnonzero(rows.units == unit)[:limit]
-        mean = dict.fromkeys(parameters, 0.0)
-        for position in own:
-            row = columns_of(take(rows, slice(position, position + 1))).tensors
-            loss = row_losses(model(row["input_ids"], row["attention_mask"]), row["labels"]).sum()
-            gradients = torch.autograd.grad(loss, list(parameters.values()))
-            for name, gradient in zip(parameters, gradients, strict=True):
-                mean[name] = mean[name] + gradient.double() / len(own)
-        norms.append(norm_of(mean))
-        for name, gradient in mean.items():
-            total[name] += min(1.0, bound / norms[-1]) * gradient
-    return total, norms
 
 
 @pytest.mark.parametrize(
@@ -74,15 +50,13 @@ def one_unit_at_a_time(model: AdaptedModel, rows: EncodedRows, limit: int, bound
 @pytest.mark.parametrize(("task", "bound"), [(CLASSES, 1.2), (ANSWERS, 0.45)], ids=["cls", "clm"])
 def test_rule_03_a_unit_adds_the_mean_of_its_rows_clipped_once(task, bound, limit, micro_batch):
     model, rows = tiny_model(task), rows_of_units(task)
-    expected, norms = one_unit_at_a_time(model, rows, limit, bound)
+    expected, norms = unit_by_unit(model, rows, rows.units, bound=bound, limit=limit)
     assert min(norms) < bound < max(norms)
 
     found = total_of(model, rows, limit=limit, micro_batch=micro_batch, bounds=bound)
 
     assert (found.n_units, found.n_whole) == (5, sum(norm <= bound for norm in norms))
-    for name, tensor in expected.items():
-        error = (found.gradients[name] - tensor).abs().max() / tensor.abs().max()
-        assert error < 2e-5, name
+    assert largest_error(found.gradients, expected) < 2e-5
 
 
 def test_rule_03_a_person_with_fifty_rows_moves_the_sum_as_much_as_one_with_one():

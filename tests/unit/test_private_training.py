@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import ANSWERS, CLASSES, noise_plan, take, tiny_model, tiny_rows
 from torch import nn
 
 from fl_core.campaign.specs import TaskSpec
@@ -25,6 +24,8 @@ from fl_core.training.private_training import (
     unit_gradients,
 )
 from fl_core.training.trainee import Trainee, trainee_of
+from tests.row_by_row import one_by_one
+from tests.tiny_models import ANSWERS, CLASSES, noise_plan, take, tiny_model, tiny_rows
 
 torch.set_num_threads(1)
 
@@ -35,24 +36,6 @@ MODELS = [
     pytest.param(CLASSES, {"rule": "ffa_lora"}, id="classes-ffa"),
     pytest.param(ANSWERS, {}, id="answers"),
 ]
-
-
-def one_by_one(model: AdaptedModel, rows: EncodedRows, clip_norm: float):
-    """The definition: autograd on one unpadded batch of one row at a time."""
-    parameters = model.trainable_parameters()
-    total = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in parameters.items()}
-    norms = []
-    for i in range(len(rows)):
-        row = columns_of(take(rows, slice(i, i + 1))).tensors
-        logits = model(row["input_ids"], row["attention_mask"])
-        loss = row_losses(logits, row["labels"]).sum()
-        gradients = torch.autograd.grad(loss, list(parameters.values()))
-        norm = torch.sqrt(sum(g.double().square().sum() for g in gradients))
-        norms.append(float(norm))
-        factor = min(1.0, clip_norm / float(norm)) if norm > 0 else 1.0
-        for name, gradient in zip(parameters, gradients, strict=True):
-            total[name] += factor * gradient.double()
-    return total, norms
 
 
 def private_sum(model: AdaptedModel, rows: EncodedRows, clip_norm: float, micro_batch: int = 4):
