@@ -91,8 +91,7 @@ def epsilon(
         PrivacyError: ``delta`` outside (0, 1), or an event that cannot be accounted for so.
     """
     _require_delta(delta)
-    if not 0 < grid < math.inf:
-        raise PrivacyError(f"grid is {grid}, it must be above 0 and finite")
+    _require_grid(grid)
     return _epsilon(_steps(events, accountant, adjacency), delta, accountant, grid)
 
 
@@ -111,7 +110,11 @@ def both_epsilons(
 
 
 def delta_of(
-    events: Sequence[EventRecord], *, epsilon: float, accountant: Accountant = "pld"
+    events: Sequence[EventRecord],
+    *,
+    epsilon: float,
+    accountant: Accountant = "pld",
+    grid: float = RECORD_GRID,
 ) -> float:
     """Return the delta of all events together at ``epsilon`` >= 0; 1 after a step without noise.
 
@@ -121,7 +124,8 @@ def delta_of(
     """
     if isinstance(epsilon, bool) or not epsilon >= 0:
         raise PrivacyError(f"epsilon is {epsilon}, it must be 0 or more")
-    return _delta(_steps(events, accountant, "add_remove"), epsilon, accountant)
+    _require_grid(grid)
+    return _delta(_steps(events, accountant, "add_remove"), epsilon, accountant, grid)
 
 
 def rdp_epsilon_at_order(events: Sequence[EventRecord], *, delta: float, order: float) -> float:
@@ -170,6 +174,11 @@ def tuning_epsilon(
 def _require_delta(delta: float) -> None:
     if not 0 < delta < 1:
         raise PrivacyError(f"delta is {delta}, it must lie between 0 and 1, both excluded")
+
+
+def _require_grid(grid: float) -> None:
+    if not 0 < grid < math.inf:
+        raise PrivacyError(f"grid is {grid}, it must be above 0 and finite")
 
 
 def _steps(events: Sequence[EventRecord], accountant: Accountant, adjacency: Adjacency) -> Steps:
@@ -230,7 +239,7 @@ def _epsilon(steps: Steps, delta: float, accountant: Accountant, grid: float) ->
 
 
 @lru_cache(maxsize=4096)
-def _delta(steps: Steps, epsilon: float, accountant: Accountant) -> float:
+def _delta(steps: Steps, epsilon: float, accountant: Accountant, grid: float) -> float:
     if not steps:
         return 0.0
     if _is_unbounded(steps):
@@ -242,7 +251,7 @@ def _delta(steps: Steps, epsilon: float, accountant: Accountant) -> float:
         case "rdp":
             return float(rdp_of(steps).get_delta(epsilon))
         case "pld":
-            return float(pld_of(steps, grid=RECORD_GRID).get_delta_for_epsilon(epsilon))
+            return float(pld_of(steps, grid=grid).get_delta_for_epsilon(epsilon))
 
 
 @lru_cache(maxsize=256)

@@ -61,7 +61,7 @@ def spend(policy: SitePolicy, events: Sequence[EventRecord], *, grid: float = RE
     if left is not None:
         spent = epsilon(events, delta=policy.delta, accountant="pld", grid=grid)
         return Spend(spent, "pld", left, policy.terms)
-    return Spend(_filtered_epsilon(policy, events), "rdp", None, policy.terms)
+    return Spend(_filtered_epsilon(policy, events, grid), "rdp", None, policy.terms)
 
 
 def _series_steps_left(policy: SitePolicy, events: Sequence[EventRecord]) -> int | None:
@@ -76,11 +76,11 @@ def _series_steps_left(policy: SitePolicy, events: Sequence[EventRecord]) -> int
     return policy.series.max_steps - count if is_series else None
 
 
-def _filtered_epsilon(policy: SitePolicy, events: Sequence[EventRecord]) -> float:
+def _filtered_epsilon(policy: SitePolicy, events: Sequence[EventRecord], grid: float) -> float:
     delta = policy.delta
     if policy.series is not None:
         whole = policy.series.event(policy.series.max_steps)
-        delta -= delta_of([whole], epsilon=policy.epsilon)
+        delta -= delta_of([whole], epsilon=policy.epsilon, grid=grid)
         if delta <= 0:
             return math.inf
     return rdp_epsilon_at_order(events, delta=delta, order=policy.terms.rdp_order)

@@ -5,7 +5,7 @@ coarse answers are higher by a fraction of a percent, never lower.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.guarantees import ClientDp, RecordDp
@@ -91,29 +91,37 @@ def client_epsilon_after(campaign: Campaign, rounds: int) -> float:
 def rounds_left(policy: SitePolicy, events: Sequence[EventRecord], event: EventRecord) -> int:
     """Return how many more rounds of ``event`` a policy allows after ``events``, at most 9999.
 
-    0 for an event without guarantee: nothing is left to count.
+    0 for an event without guarantee: nothing is left to count. Searched on the coarse grid, whose
+    answers are never lower, and finished on the one that decides.
     """
-    if isinstance(event, NonPrivateEvent) or not merged([event]):
-        return 0
-
-    def fits(rounds: int) -> bool:
-        after = spend(policy, [*events, SelfComposedEvent(event=event, count=rounds)])
-        return after.epsilon <= policy.epsilon
-
-    left = spend(policy, events).series_steps_left
     per_round = sum(count for _, count in merged([event]))
+    if isinstance(event, NonPrivateEvent) or not per_round:
+        return 0
+    so_far = [SelfComposedEvent(event=base, count=count) for base, count in merged(events)]
+
+    def fits(rounds: int, grid: float = LIVE_GRID) -> bool:
+        after = [*so_far, SelfComposedEvent(event=event, count=rounds)]
+        return spend(policy, after, grid=grid).epsilon <= policy.epsilon
+
+    in_series = (spend(policy, so_far, grid=LIVE_GRID).series_steps_left or 0) // per_round
+    found = _most_that_fit(fits, guess=in_series)
+    while found < MAX_ROUNDS and fits(found + 1, RECORD_GRID):
+        found += 1
+    return found
+
+
+def _most_that_fit(fits: Callable[[int], bool], *, guess: int) -> int:
     # The end of the series is the usual answer, so it is tried first.
     low, high = 0, 1
-    if left is not None and fits(in_series := max(left // per_round, 1)):
-        if not fits(in_series + 1):
-            return in_series
-        low, high = in_series, 2 * in_series
+    if 0 < guess <= MAX_ROUNDS and fits(guess):
+        low, high = guess, guess + 1
     while high <= MAX_ROUNDS and fits(high):
         low, high = high, 2 * high
+    high = min(high, MAX_ROUNDS + 1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    return min(low, MAX_ROUNDS)
+    return low
 
 
 def require_campaign_budget(campaign: Campaign) -> None:
