@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from fl_core.aggregation.aggregator import AGGREGATORS, Aggregate, Member, member_order
 from fl_core.artifacts.documents import sha256_hex
 from fl_core.campaign.components import ComponentSpec
-from fl_core.campaign.guarantees import RecordDp
+from fl_core.campaign.guarantees import ROW, RecordDp
 from fl_core.campaign.specs import TrainingSpec
 from fl_core.errors import (
     BudgetExhausted,
@@ -47,6 +47,7 @@ from fl_core.privacy.accounting import epsilon as accounted_epsilon
 from fl_core.privacy.mechanism import MECHANISMS, NoisePlan, NoiseSetting
 from fl_core.privacy.randomness import SecureStream, SeededStream
 from fl_core.training.examples import columns_of_examples, module_losses, public_probe
+from fl_core.training.model_checks import require_groups
 from fl_core.training.steps import run_steps
 from fl_core.training.trainee import Losses, Trainee
 from fl_core.updates.manifest import UpdateManifest
@@ -195,6 +196,10 @@ class FedClient:
             is no privacy, and a notice says so. Dropout is off while it holds, and a model with
             trained tensors that are not linear layers is refused by name.
         options: How to train.
+
+    Raises:
+        CampaignError: With privacy, a seed or a unit other than the example; or a bad dataset.
+        TrainingError: With two clip norms, no trained tensor is called ``head.*``, or all are.
     """
 
     def __init__(
@@ -217,13 +222,14 @@ class FedClient:
         self._start = _tensors_of(self.model)
         self._start_sha256 = tensors_sha256(self.model)
         self._round = 1
+        self._clip_norm: float | None = None
         if privacy is None:
             warnings.warn(
                 "no privacy= was given: updates of this client can reveal its examples",
                 stacklevel=2,
             )
-        elif self.options.seed is not None:
-            raise CampaignError("a seed makes noise predictable; leave it out with privacy=")
+        else:
+            self._require_kept(privacy)
 
     @property
     def epsilon(self) -> float:
@@ -259,15 +265,18 @@ class FedClient:
         noise = self._charged_plan(training.local_steps)
         # Dropout and batch statistics would let more than one row into a gradient.
         self.model.train(mode=noise is None)
-        run_steps(
-            Trainee(self.model, _trained(self.model), options.losses),
+        taken = run_steps(
+            self._trainee(),
             self._columns,
             training=training,
             divisor=float(options.batch_size),
             noise=noise,
             stream=SecureStream() if options.seed is None else SeededStream(options.seed),
             probe=public_probe(self._columns),
+            clip_norm=self._clip_norm,
         )
+        if taken is not None:
+            self._clip_norm = taken.clip_norm
         self.model.eval()
         self._steps += training.local_steps
 
@@ -311,6 +320,19 @@ class FedClient:
         self._start_sha256 = tensors_sha256(self.model)
         self._steps, self._round = 0, server.round
         self._n_settled = len(self._events)
+
+    def _trainee(self) -> Trainee:
+        return Trainee(self.model, _trained(self.model), self.options.losses)
+
+    def _require_kept(self, privacy: RecordDp) -> None:
+        if self.options.seed is not None:
+            raise CampaignError("a seed makes noise predictable; leave it out with privacy=")
+        if privacy.unit != ROW:
+            raise CampaignError(
+                f"privacy.unit is {privacy.unit!r}, and examples here name no such unit, so each "
+                'would be protected by itself; use unit = "row", or run a campaign'
+            )
+        require_groups(self._trainee(), privacy.clip_norm)
 
     def _charged_plan(self, steps: int) -> NoisePlan | None:
         if self.privacy is None:
