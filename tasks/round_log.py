@@ -18,15 +18,24 @@ from fl_core.artifacts.documents import read_document, sha256_hex, to_bytes, wri
 from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.errors import RoundError, StoreError
+from fl_core.privacy.plan_start import plan_from_first_round
 from fl_core.privacy.statement_text import to_markdown
 from fl_core.privacy.warnings import campaign_warnings
 from fl_core.rounds.adapters import read_adapter
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.plan import read_assembly, read_outcome
-from fl_core.rounds.status import campaign_status, next_round, round_numbers, round_status
+from fl_core.rounds.status import (
+    RoundStatus,
+    campaign_status,
+    next_round,
+    round_numbers,
+    round_status,
+)
 from fl_core.rounds.version_statement import version_statement
 from tasks import reports
+from tasks.plan_figure import draw_plan
 from tasks.settings import Settings, open_store, read_settings
+from tasks.statement_page import to_html
 from tasks.tracking import LoggedRound, RoundLog, close_campaign, log_round
 
 
@@ -105,7 +114,18 @@ def round_log(assembly: Assembly, store: ObjectStore, number: int, settings: Set
         code_version=plan.code_version,
         statement_json=None if statement is None else to_bytes(statement),
         statement_markdown=None if statement is None else to_markdown(statement),
+        statement_html=None if statement is None else to_html(statement),
+        **_first_plan(assembly, status),
     )
+
+
+def _first_plan(assembly: Assembly, status: RoundStatus) -> dict[str, bytes]:
+    # Once per campaign: it says what all rounds will cost, and drawing takes a second.
+    campaign = assembly.campaign
+    if status.round != 1 or campaign.privacy.none is not None:
+        return {}
+    plan = plan_from_first_round(campaign, status.budgets, federation=status.federation)
+    return {"plan_json": to_bytes(plan), "plan_png": draw_plan(plan)}
 
 
 def _log(assembly: Assembly, store: ObjectStore, number: int, settings: Settings) -> bool:

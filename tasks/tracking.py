@@ -10,6 +10,7 @@ The caller lets one writer at a time log a campaign, and logs its rounds in orde
 """
 
 import tempfile
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def write_round(client: Any, log: RoundLog) -> LoggedRound:
     model_id = None if version is None else logged_model_id(version)
     _write_points(client, run_id, _points(log, model_id=model_id))
     _write_points(client, parent_id, [*_points(log, model_id=None), *_frontier(log)])
-    _write_documents(client, log, run_id)
+    _write_documents(client, run_id, _documents(log))
+    _write_documents(client, parent_id, _plan(log), folder="plan")
     client.set_terminated(
         run_id, _STATUS[log.outcome.status], end_time=milliseconds(log.outcome.closed)
     )
@@ -213,17 +215,31 @@ def _write_points(client: Any, run_id: str, points: list[Any]) -> None:
         client.log_batch(run_id, metrics=points[start : start + _BATCH])
 
 
-def _write_documents(client: Any, log: RoundLog, run_id: str) -> None:
+def _documents(log: RoundLog) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     if log.statement_json is not None:
         files["statement.json"] = log.statement_json
     if log.statement_markdown is not None:
         files["statement.md"] = log.statement_markdown.encode()
+    if log.statement_html is not None:
+        files["statement.html"] = log.statement_html.encode()
     if log.evaluation is not None:
         files["evaluation.json"] = to_bytes(log.evaluation)
+    return files
+
+
+def _plan(log: RoundLog) -> dict[str, bytes]:
+    if log.plan_json is None or log.plan_png is None:
+        return {}
+    return {"plan.json": log.plan_json, "epsilon.png": log.plan_png}
+
+
+def _write_documents(
+    client: Any, run_id: str, files: Mapping[str, bytes], *, folder: str | None = None
+) -> None:
     if not files:
         return
-    with tempfile.TemporaryDirectory(prefix="fedloom-round-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fedloom-round-") as scratch:
         for name, data in files.items():
-            (Path(folder) / name).write_bytes(data)
-        client.log_artifacts(run_id, folder)
+            (Path(scratch) / name).write_bytes(data)
+        client.log_artifacts(run_id, scratch, folder)

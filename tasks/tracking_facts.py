@@ -34,6 +34,9 @@ class RoundLog:
         bytes_down: Bytes that the sites were sent in this round.
         statement_json: Privacy statement of the release, canonical JSON; None if there is none.
         statement_markdown: The same for people.
+        statement_html: The same as a page.
+        plan_json: What the campaign was going to cost, with its first round; else None.
+        plan_png: The same as a picture.
         code_version: fedloom at the coordinator when the round was planned.
     """
 
@@ -47,6 +50,9 @@ class RoundLog:
     bytes_down: int
     statement_json: bytes | None
     statement_markdown: str | None
+    statement_html: str | None = None
+    plan_json: bytes | None = None
+    plan_png: bytes | None = None
     code_version: str = field(default_factory=lambda: version("fedloom"))
 
     @property

@@ -38,8 +38,8 @@ class BudgetPlan(Document):
             with; None if none does, or there is no limit to fit.
         second_campaign_rounds: Rounds that an equal second campaign would still have; None unless
             stated.
-        epsilon_pld: After the planned rounds, by PLD; None is infinite. For comparison only where
-            another accountant decides.
+        epsilon_pld: After the planned rounds, by PLD; for comparison only where another accountant
+            decides. None is infinite, or events of too many kinds to work it out.
         epsilon_rdp: The same by RDP at its best order.
     """
 

@@ -19,7 +19,7 @@ from fl_core.privacy.forecast import MAX_ROUNDS, rounds_left
 from fl_core.privacy.plan_documents import BudgetPlan, CampaignPlan, PlanStatus, RoundEpsilon
 from fl_core.privacy.policy_documents import SITE, SitePolicy
 from fl_core.privacy.round_events import RoundCost, round_costs, with_multiplier
-from fl_core.privacy.stated_budget import require_follows, stated_policy
+from fl_core.privacy.stated_budget import both_shown, require_follows, stated_policy
 from fl_core.updates.records import (
     LARGEST_EPSILON,
     BudgetStatement,
@@ -187,6 +187,7 @@ def _budget_plan(
     if spending is not None:
         left = rounds_left(policy, account.events, cost.event)
         second = min(rounds_left(policy, all_events, cost.event), campaign.max_rounds)
+    pld, rdp = both_shown(all_events, delta=policy.delta, grid=LIVE_GRID)
     return BudgetPlan(
         site=account.site,
         level=cost.level,
@@ -205,8 +206,8 @@ def _budget_plan(
             _noise_needed(account, campaign, rounds=rounds) if _has_limit(account) else None
         ),
         second_campaign_rounds=second,
-        epsilon_pld=_finite(epsilon(all_events, delta=policy.delta, grid=LIVE_GRID)),
-        epsilon_rdp=_finite(epsilon(all_events, delta=policy.delta, accountant="rdp")),
+        epsilon_pld=pld,
+        epsilon_rdp=rdp,
     )
 
 

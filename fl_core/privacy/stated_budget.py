@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from fl_core.errors import PrivacyError
+from fl_core.privacy.accounting import both_epsilons
 from fl_core.privacy.budget import spend
 from fl_core.privacy.events import merged
 from fl_core.privacy.forecast import rounds_left
@@ -22,6 +23,7 @@ from fl_core.updates.signing import SigningKey, sign
 
 # A ledger of more kinds of steps states no list, and shows as one that cannot be checked.
 _MOST_EVENTS = 1000
+_MOST_SHOWN = 32
 # Equal programs agree to the last digits; a lie that small changes nothing a person decides.
 _CLOSE = 1e-6
 
@@ -137,6 +139,24 @@ def stated_policy(spending: Spending, *, dataset: str, unit: str) -> SitePolicy:
         raise PrivacyError("states terms that no policy can have") from error
 
 
+def both_shown(
+    events: Sequence[EventRecord], *, delta: float, grid: float
+) -> tuple[float | None, float | None]:
+    """Return epsilon by PLD and by RDP at its best order, for display beside the one that decides.
+
+    None is infinite, or not worked out: a ledger of very many kinds of events would take minutes,
+    and whoever wrote them chooses how many.
+    """
+    if len(merged(events)) > _MOST_SHOWN:
+        return None, None
+    both = both_epsilons(events, delta=delta, grid=grid)
+    return _finite(both.pld), _finite(both.rdp)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def require_follows(statement: BudgetStatement) -> None:
     """Check that both epsilons of a statement follow from its own events and terms.
 
@@ -155,7 +175,12 @@ def require_spending_follows(spending: Spending, *, dataset: str, unit: str) -> 
         PrivacyError: They do not.
     """
     level = "whole-site " if unit == SITE else ""
-    spent = spend(stated_policy(spending, dataset=dataset, unit=unit), spending.events)
+    policy = stated_policy(spending, dataset=dataset, unit=unit)
+    try:
+        spent = spend(policy, spending.events)
+    except (ArithmeticError, ValueError) as error:
+        # Another machine chose the numbers, and an accountant may not bear all of them.
+        raise PrivacyError(f"states {level}events that no accountant takes") from error
     if not math.isclose(spent.epsilon, spending.epsilon, rel_tol=_CLOSE, abs_tol=_CLOSE):
         raise PrivacyError(
             f"states {level}epsilon {spending.epsilon:.6g}, its own events come to "

@@ -6,19 +6,19 @@ It is for a data-protection officer: what is protected, by how much, against who
 site (a closed list: SOUNDNESS, rule 17), and as plainly what is not covered.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.guarantees import AdaptiveClip, ClientDp, GroupBounds, RecordDp
 from fl_core.errors import PrivacyError
-from fl_core.privacy.accounting import LIVE_GRID, RECORD_GRID, both_epsilons, epsilon
+from fl_core.privacy.accounting import LIVE_GRID, RECORD_GRID, epsilon
 from fl_core.privacy.policy_documents import SITE
 from fl_core.privacy.round_events import RoundCost, round_costs
-from fl_core.privacy.stated_budget import Budget, budget_statement, require_follows
+from fl_core.privacy.stated_budget import Budget, both_shown, budget_statement, require_follows
 from fl_core.privacy.statement_claims import claims, leaves_site, outside_claim
 from fl_core.privacy.statement_documents import (
+    Accountant,
     AuditFinding,
     Clip,
     Guarantee,
@@ -175,7 +175,7 @@ def _spent(spending: Spending, unit: str) -> Spent:
         raise PrivacyError("a statement without terms cannot be shown")
     # The recorded grid where PLD decides, so that its number is the stated one.
     grid = RECORD_GRID if spending.accountant == "pld" else LIVE_GRID
-    both = both_epsilons(spending.events, delta=spending.delta, grid=grid)
+    pld, rdp = both_shown(spending.events, delta=spending.delta, grid=grid)
     return Spent(
         unit=unit,
         epsilon=spending.epsilon,
@@ -183,8 +183,8 @@ def _spent(spending: Spending, unit: str) -> Spent:
         delta=spending.delta,
         accountant=spending.accountant,
         why=_why(spending.accountant, spending.terms),
-        epsilon_pld=_finite(both.pld),
-        epsilon_rdp=_finite(both.rdp),
+        epsilon_pld=pld,
+        epsilon_rdp=rdp,
         rounds_left=spending.rounds_left,
         events=spending.events,
         terms=spending.terms,
@@ -222,20 +222,19 @@ def _promise(
     level = "record" if isinstance(guarantee, RecordDp) else "client"
     (cost,) = [c for c in round_costs(campaign) if c.level == level and c.unit is not None]
     events = [SelfComposedEvent(event=cost.event, count=rounds)]
-    both = both_epsilons(events, delta=cost.delta)
-    is_record = isinstance(guarantee, RecordDp)
-    exact = both.pld if is_record else epsilon(events, delta=cost.delta, accountant="gdp")
+    accountant: Accountant = "pld" if level == "record" else "gdp"
+    pld, rdp = both_shown(events, delta=cost.delta, grid=RECORD_GRID)
     return Promise(
         level=cost.level,
         unit=cost.unit or SITE,
         max_rows_per_unit=guarantee.max_rows_per_unit if isinstance(guarantee, RecordDp) else None,
         adjacency=guarantee.adjacency,
-        epsilon=exact,
+        epsilon=epsilon(events, delta=cost.delta, accountant=accountant),
         epsilon_limit=guarantee.epsilon,
         delta=guarantee.delta,
-        accountant="pld" if is_record else "gdp",
-        epsilon_pld=_finite(both.pld),
-        epsilon_rdp=_finite(both.rdp),
+        accountant=accountant,
+        epsilon_pld=pld,
+        epsilon_rdp=rdp,
         charged_by=cost.charged_by,
         noise=_noise(guarantee, cost),
     )
@@ -270,7 +269,3 @@ def _clip(guarantee: RecordDp | ClientDp) -> Clip:
             count_stddev=adaptive.count_stddev,
         )
     return Clip(kind="fixed", norm=bound)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

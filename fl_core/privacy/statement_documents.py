@@ -104,7 +104,7 @@ class Spent(Document):
         delta: The owner's delta.
         accountant: Which accountant decided.
         why: Why it may decide.
-        epsilon_pld: The same events by PLD; None is infinite.
+        epsilon_pld: The same events by PLD; None is infinite, or events of too many kinds.
         epsilon_rdp: The same events by RDP at its best order; None is infinite.
         rounds_left: Rounds of this campaign that the limit still allows.
         events: All that was charged, equal steps added up.

@@ -224,15 +224,19 @@ def _federation(statement: PrivacyStatement) -> list[str]:
         "## What the federation has spent on whole sites, over all its campaigns",
         (
             f"epsilon {spent.epsilon:.2f} of {spent.epsilon_limit:g} at delta {spent.delta:g}, "
-            f"{spent.rounds_left} rounds left; the coordinator's own ledger, entry {spent.ledger_seq} "
-            f"`{spent.ledger_head_sha256[:12]}`. {spent.why}."
+            f"{spent.rounds_left} rounds left; the coordinator's own ledger, entry "
+            f"{spent.ledger_seq} `{spent.ledger_head_sha256[:12]}`. {spent.why}."
         ),
     ]
 
 
 def _whom(statement: PrivacyStatement) -> list[str]:
+    title = "## Against whom"
+    if len({claim.level for claim in statement.claims}) == 1:
+        plain = ((claim.against, claim.holds) for claim in statement.claims)
+        return [title, _table(("adversary", "what holds"), plain)]
     rows = ((c.against, _LEVELS[c.level], c.holds) for c in statement.claims)
-    return ["## Against whom", _table(("adversary", "protects", "what holds"), rows)]
+    return [title, _table(("adversary", "protects", "what holds"), rows)]
 
 
 def _raw(statement: PrivacyStatement) -> list[str]:
@@ -258,8 +262,8 @@ def _audits(statement: PrivacyStatement) -> list[str]:
         "## Audit",
         _table(heads, rows),
         (
-            "An audit attacks the training itself, on rows that are nobody's secret. It speaks of the "
-            "audited run only; a low bound proves no privacy, a high one would refute it."
+            "An audit attacks the training itself, on rows that are nobody's secret. It speaks of "
+            "the audited run only; a low bound proves no privacy, a high one would refute it."
         ),
     ]
 
@@ -298,4 +302,4 @@ def _in_cell(text: str) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "infinite" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{value:.2f}"

@@ -48,6 +48,7 @@ HOMES = {
         "flows/demo_data.py": "reads the demo's table",
     },
     "matplotlib": {"tasks/plan_figure.py": "the plot of a plan"},
+    "markdown_it": {"tasks/statement_page.py": "the statement as a page"},
     "psycopg2": {"flows/postgres.py": "is the database up"},
     "typer": {"flows/cli/*.py": "the command line"},
     "rich": {"flows/cli/*.py": "tables and progress"},
@@ -59,6 +60,7 @@ HOMES = {
         "flows/cli/simulation.py": "number of threads",
         "flows/baselines.py": "number of threads",
         "tasks/client_steps.py": "number of threads",
+        "tasks/audit_steps.py": "number of threads",
         "tasks/adapter_model.py": "the model from code",
     },
 }
