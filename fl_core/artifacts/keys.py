@@ -29,6 +29,7 @@ _BUDGET = re.compile(r"campaigns/([a-z0-9-]+)/rounds/([0-9]{4})/updates/([a-z0-9
 _OF_READ_OUT = re.compile(r"readouts/([0-9a-f]{64})/[0-9]{4}\.json")
 _WITNESSED = re.compile(r"witness/[a-z0-9-]+/([a-z0-9-]+)/[A-Za-z0-9_-]+/[0-9]{6,9}\.json")
 _FEDERATION = re.compile(r"campaigns/([a-z0-9-]+)/rounds/([0-9]{4})/federation\.json")
+_EXCHANGE = re.compile(r"exchanges/[a-z0-9-]+/([0-9a-f]{64})/([0-9]{4})/")
 _OF_ROUND = re.compile(r"campaigns/[a-z0-9-]+/rounds/([0-9]{4})/[a-z]+\.json")
 
 
@@ -226,6 +227,17 @@ def read_out(campaign_digest: str, round_number: int) -> str:
 def exchange(dataset: str, campaign_digest: str, round_number: int) -> str:
     """Return the prefix of one exchange inside a site's outbox, with a trailing slash."""
     return f"exchanges/{dataset}/{campaign_digest}/{round_number:04d}/"
+
+
+def exchanges(dataset: str) -> str:
+    """Return the prefix of all exchanges of a dataset inside a site's outbox."""
+    return f"exchanges/{dataset}/"
+
+
+def exchange_of(prefix: str) -> tuple[str, int] | None:
+    """Return campaign digest and round of an exchange's prefix, or None if it is none."""
+    match = _EXCHANGE.fullmatch(prefix)
+    return None if match is None else (match[1], int(match[2]))
 
 
 def gate_verdict(dataset_version: str, suite_sha256: str, task_sha256: str) -> str:

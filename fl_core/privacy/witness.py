@@ -140,6 +140,75 @@ def _bring(
     return len(lacking) <= MAX_PUSHED
 
 
+@dataclass(frozen=True, slots=True)
+class WitnessVerdict:
+    """What one witness says about a ledger.
+
+    Attributes:
+        name: What people call it.
+        is_own: Whether the coordinator does not run it.
+        complaint: The first entry that does not agree with the ledger, or empty.
+        is_away: Whether it did not answer, so that nothing is known from it.
+    """
+
+    name: str
+    is_own: bool
+    complaint: str = ""
+    is_away: bool = False
+
+
+def ask_witnesses(
+    ledger: Ledger,
+    entries: Sequence[LedgerEntry],
+    witnesses: Sequence[WitnessedStore],
+    *,
+    owner: str,
+) -> list[WitnessVerdict]:
+    """Compare a ledger with all that its witnesses hold, entry by entry; nothing is written.
+
+    Args:
+        ledger: The ledger; only its dataset, unit and public key are used.
+        entries: Its entries, as far as they could be read.
+        witnesses: Who keeps copies.
+        owner: Site whose ledger it is.
+    """
+    prefix = keys.witness(owner, ledger.dataset, ledger.unit)
+    verdicts = []
+    for witness in witnesses:
+        try:
+            complaint = _disagreement(ledger, entries, witness, prefix=prefix)
+        except StoreError:
+            verdicts.append(WitnessVerdict(witness.name, witness.is_own, is_away=True))
+            continue
+        verdicts.append(WitnessVerdict(witness.name, witness.is_own, complaint))
+    return verdicts
+
+
+def _disagreement(
+    ledger: Ledger, entries: Sequence[LedgerEntry], witness: WitnessedStore, *, prefix: str
+) -> str:
+    by_seq = {entry.seq: entry for entry in entries}
+    aside = {sha256 for entry in entries for sha256 in entry.set_aside or ()}
+    head = max(by_seq, default=0)
+    for seq in sorted(held_sequences(witness.store, prefix)):
+        found = own_entry(ledger, witness, prefix=prefix, seq=seq)
+        if found is None or found == by_seq.get(seq) or document_sha256(found) in aside:
+            continue
+        if seq > head:
+            return (
+                f"the ledger ends at entry {head} and witness {witness.name} holds entry {seq}, "
+                "signed by this site: cut off or rolled back"
+            )
+        if seq in by_seq:
+            return (
+                f"entry {seq} is another one at witness {witness.name}, signed by this site too: "
+                "changed, or rolled back and written on"
+            )
+        if not any(entry.has_lost(seq) for entry in entries):
+            return f"entry {seq} is missing and witness {witness.name} holds it"
+    return ""
+
+
 def held_sequences(store: ObjectStore, prefix: str) -> set[int]:
     """Return the sequence numbers under which a witness holds something, whatever it is."""
     found = (keys.witnessed_seq(prefix, key) for key in store.list(prefix))

@@ -52,6 +52,7 @@ from fl_core.errors import (
 )
 
 MAX_ATTEMPTS = 2
+_PLAN = "plan.json"
 _FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 
@@ -233,6 +234,19 @@ class Outbox:
             return False
         return _read(self._store, _attempt_key(prefix, 1), Attempt) is None
 
+    def plans(self, parent: str) -> dict[str, str]:
+        """Return the plan's hash of every exchange below ``parent`` that was bound to one.
+
+        Args:
+            parent: What the exchanges' prefixes begin with (``keys.exchanges``).
+        """
+        plans: dict[str, str] = {}
+        for key in self._store.list(parent):
+            prefix = key.removesuffix(_PLAN)
+            if prefix != key:
+                plans[prefix] = read_document(self._store, key, BoundPlan).plan_sha256
+        return plans
+
     def is_closed(self, prefix: str) -> bool:
         """Say whether no further attempt may start: it ended, or both attempts were used."""
         last = _read(self._store, _attempt_key(prefix, MAX_ATTEMPTS), Attempt)
@@ -301,7 +315,7 @@ def _read(store: ObjectStore, key: str, model: type[D]) -> D | None:
 
 
 def _plan_key(prefix: str) -> str:
-    return f"{prefix}plan.json"
+    return prefix + _PLAN
 
 
 def _attempt_key(prefix: str, number: int) -> str:

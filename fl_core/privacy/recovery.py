@@ -1,0 +1,313 @@
+"""Put a ledger together again from what it and its witnesses hold.
+
+After a restore the ledger lacks entries. Those that a witness still holds are taken back as they
+are, signature and chain checked. What nobody holds is charged as if it had happened: every plan
+that names the site and is not on the ledger. Where the ledger was written on after a restore there
+are two branches; the longer one stays the ledger, and the charges of the other are added, since
+either may have paid for a draw that left. All of this goes into one signed entry of kind
+``recovered``, so the ledger verifies afterwards, and its witnesses accept it (SOUNDNESS, rule 14).
+
+Nothing is written here: the caller first closes the exchanges of what was lost, then writes.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import from_bytes, sha256_hex, to_bytes
+from fl_core.artifacts.store import ObjectStore
+from fl_core.errors import LedgerCorrupt, ObjectCorrupt, StoreError, WitnessUnavailable
+from fl_core.privacy.ledger_documents import LedgerEntry, LostCharge, LostRange
+from fl_core.privacy.witness import MAX_ENTRY_BYTES, WitnessedStore, held_sequences
+from fl_core.updates.signing import SigningKey, public_hex, sign, verify_signature
+
+# How far past the last known entry a recovery goes when witnesses are away: what they may still
+# hold lies below it, so that it cannot collide when they come back.
+MARGIN = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class LostLedger:
+    """A ledger to be recovered.
+
+    Attributes:
+        owner: Site whose ledger it is.
+        dataset: Opaque id of the protected data.
+        unit: Unit of protection.
+        key: The site's signing key.
+        store: The ledger's own store, as it was restored; may be empty.
+    """
+
+    owner: str
+    dataset: str
+    unit: str
+    key: SigningKey
+    store: ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """What is charged where nobody can tell.
+
+    Attributes:
+        plans: Every round whose plan names the site, with its event on this ledger.
+        committed: Those of them whose update lies in the site's outbox: charged in any case.
+    """
+
+    plans: tuple[LostCharge, ...] = ()
+    committed: tuple[LostCharge, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """A ledger as it will be.
+
+    Attributes:
+        entries: Bytes of every entry by sequence number, the new one included.
+        imported: Sequence numbers that the ledger's own store lacks and a witness holds.
+        replaced: Sequence numbers at which the own store holds an entry of another branch.
+        recovered: The new entry, or None if nothing had to be charged.
+    """
+
+    entries: dict[int, bytes]
+    imported: tuple[int, ...]
+    replaced: tuple[int, ...]
+    recovered: LedgerEntry | None
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether anything changes."""
+        return bool(self.imported or self.replaced or self.recovered)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """One entry, and who holds it."""
+
+    entry: LedgerEntry
+    sha256: str
+    data: bytes
+    is_local: bool
+    is_witnessed: bool
+
+
+def find_recovery(
+    ledger: LostLedger,
+    witnesses: Sequence[WitnessedStore],
+    owed: Owed,
+    *,
+    now: datetime,
+    assume_lost: bool = False,
+) -> Recovery:
+    """Work out what a ledger must be after a restore; nothing is written.
+
+    Args:
+        ledger: What is left of it.
+        witnesses: Who may hold its entries.
+        owed: What to charge for what nobody holds.
+        now: Time of the new entry.
+        assume_lost: Go on without the witnesses that are away, and charge all plans that are not on
+            the ledger for what they may hold.
+
+    Raises:
+        WitnessUnavailable: A witness of the site's own is away and ``assume_lost`` is off.
+        LedgerCorrupt: Nobody holds a genesis signed by this key, so there is nothing to build on.
+    """
+    held, away = _collect(ledger, witnesses)
+    if away and not assume_lost:
+        raise WitnessUnavailable(
+            f"{', '.join(away)} cannot be read, and may hold entries that nobody else does; "
+            "bring it back",
+            hint="if it is lost for good, --assume-lost charges every plan not on the ledger",
+        )
+    trunk = _trunk(held)
+    if not trunk or trunk[0].entry.kind != "genesis":
+        raise LedgerCorrupt(
+            f"nobody holds a genesis of dataset {ledger.dataset!r}, unit {ledger.unit!r}, signed "
+            "by this site's key; a ledger is recovered with the key it was made with"
+        )
+    local = {each.entry.seq: each.sha256 for each in held if each.is_local}
+    found = Recovery(
+        entries={each.entry.seq: each.data for each in trunk},
+        imported=tuple(each.entry.seq for each in trunk if each.entry.seq not in local),
+        replaced=tuple(
+            each.entry.seq
+            for each in trunk
+            if local.get(each.entry.seq, each.sha256) != each.sha256
+        ),
+        recovered=None,
+    )
+    entry = _recovered(ledger, _Findings(held, trunk, owed, bool(away) and assume_lost), now=now)
+    if entry is None:
+        return found
+    entries = found.entries | {entry.seq: to_bytes(entry)}
+    return replace(found, entries=entries, recovered=entry)
+
+
+def _collect(
+    ledger: LostLedger, witnesses: Sequence[WitnessedStore]
+) -> tuple[list[_Held], list[str]]:
+    """Return every entry that the key signed, once each, and which own witnesses are away."""
+    own = WitnessedStore("ledger", ledger.store, is_own=True)
+    found: dict[str, _Held] = {}
+    for each in _held_by(ledger, own, keys.LEDGER):
+        found[each.sha256] = replace(each, is_local=True)
+    away = []
+    prefix = keys.witness(ledger.owner, ledger.dataset, ledger.unit)
+    for witness in witnesses:
+        try:
+            read = list(_held_by(ledger, witness, prefix))
+        except StoreError:
+            if witness.is_own:
+                away.append(witness.name)
+            continue
+        for each in read:
+            found[each.sha256] = replace(found.get(each.sha256, each), is_witnessed=True)
+    return sorted(found.values(), key=lambda each: (each.entry.seq, each.sha256)), away
+
+
+def _held_by(ledger: LostLedger, holder: WitnessedStore, prefix: str) -> Iterable[_Held]:
+    public_key = public_hex(ledger.key)
+    for seq in sorted(held_sequences(holder.store, prefix)):
+        key = keys.witnessed_entry(prefix, seq)
+        try:
+            data = holder.store.get(key, max_bytes=MAX_ENTRY_BYTES)
+            entry = from_bytes(LedgerEntry, data, what=key)
+        except ObjectCorrupt:
+            continue
+        is_of_ledger = (entry.seq, entry.dataset, entry.unit) == (seq, ledger.dataset, ledger.unit)
+        if is_of_ledger and to_bytes(entry) == data and verify_signature(entry, public_key):
+            yield _Held(entry, sha256_hex(data), data, is_local=False, is_witnessed=False)
+
+
+def _trunk(held: Sequence[_Held]) -> list[_Held]:
+    """Return the branch that goes furthest, down to its genesis, in order."""
+    by_sha256 = {each.sha256: each for each in held}
+    trunk: list[_Held] = []
+    current = max(held, key=_preference, default=None)
+    while current is not None:
+        trunk.append(current)
+        below = by_sha256.get(current.entry.previous_sha256)
+        if below is None:
+            # Lost: go on with what is left further down.
+            lower = [each for each in held if each.entry.seq < current.entry.seq]
+            below = max(lower, key=_preference, default=None)
+        current = below
+    return trunk[::-1]
+
+
+def _preference(held: _Held) -> tuple[int, bool, bool, str]:
+    return held.entry.seq, held.is_witnessed, held.is_local, held.sha256
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """What a new entry has to account for."""
+
+    held: Sequence[_Held]
+    trunk: Sequence[_Held]
+    owed: Owed
+    is_blind: bool
+
+    def lost(self) -> list[LostRange]:
+        """Return the sequence numbers that nobody holds and no earlier recovery named."""
+        seqs = [each.entry.seq for each in self.trunk]
+        named = [each.entry for each in self.trunk if each.entry.kind == "recovered"]
+        gaps = [
+            LostRange(first=before + 1, last=after - 1)
+            for before, after in itertools.pairwise(seqs)
+            if after > before + 1
+        ]
+        lost = [
+            gap
+            for gap in gaps
+            if not all(
+                any(each.has_lost(seq) for each in named) for seq in range(gap.first, gap.last + 1)
+            )
+        ]
+        top = seqs[-1]
+        return [*lost, LostRange(first=top + 1, last=top + MARGIN)] if self.is_blind else lost
+
+    def aside(self) -> list[_Held]:
+        """Return the entries of other branches that count and that no earlier recovery named."""
+        on_trunk = {each.sha256 for each in self.trunk}
+        named = {sha256 for each in self.trunk for sha256 in each.entry.set_aside or ()}
+        # What no witness acknowledged was never trained; a witness that is away may have.
+        return [
+            each
+            for each in self.held
+            if each.sha256 not in on_trunk | named
+            and (each.is_witnessed or self.is_blind)
+            and not self._was_charged_as_lost(each.entry)
+        ]
+
+    def _was_charged_as_lost(self, entry: LedgerEntry) -> bool:
+        """Say whether a recovery took an entry for lost that has turned up since."""
+        return any(
+            each.entry.has_lost(entry.seq)
+            and all(charge in (each.entry.charges or ()) for charge in charges_of(entry))
+            for each in self.trunk
+        )
+
+
+def _recovered(ledger: LostLedger, findings: _Findings, *, now: datetime) -> LedgerEntry | None:
+    lost, aside = findings.lost(), findings.aside()
+    charges = _charges(findings, has_lost=bool(lost), aside=aside)
+    if not (lost or aside or charges):
+        return None
+    top = findings.trunk[-1]
+    entry = LedgerEntry(
+        seq=(lost[-1].last if findings.is_blind else top.entry.seq) + 1,
+        dataset=ledger.dataset,
+        unit=ledger.unit,
+        kind="recovered",
+        lost=tuple(lost),
+        charges=tuple(charges),
+        set_aside=tuple(each.sha256 for each in aside),
+        time=now,
+        previous_sha256=top.sha256,
+    )
+    return sign(entry, ledger.key)
+
+
+def _charges(findings: _Findings, *, has_lost: bool, aside: Sequence[_Held]) -> list[LostCharge]:
+    # Another branch's charge counts also where the ledger has one for the same round: each may have
+    # paid for a draw of its own.
+    charges = [charge for each in aside for charge in charges_of(each.entry)]
+    known = {
+        (charge.campaign_digest, charge.round)
+        for charge in (
+            *charges,
+            *(charge for each in findings.trunk for charge in charges_of(each.entry)),
+        )
+    }
+    for charge in (*findings.owed.committed, *(findings.owed.plans if has_lost else ())):
+        if (charge.campaign_digest, charge.round) not in known:
+            known.add((charge.campaign_digest, charge.round))
+            charges.append(charge)
+    return charges
+
+
+def charges_of(entry: LedgerEntry) -> tuple[LostCharge, ...]:
+    """Return what an entry charges, a reserve in the form of a recovery's charges."""
+    if entry.kind != "reserve":
+        return entry.charges or ()
+    fields = {"campaign_digest", "round", "plan_sha256", "event"}
+    return (LostCharge.model_validate({name: getattr(entry, name) for name in fields}),)
+
+
+def append_missing(ledger: LostLedger, recovery: Recovery) -> None:
+    """Write what the ledger's own store lacks, lowest first; safe to repeat.
+
+    Raises:
+        LedgerCorrupt: The store holds another entry in a place that is needed; a fresh store is
+            to be filled then.
+    """
+    for seq, data in sorted(recovery.entries.items()):
+        key = keys.ledger_entry(seq)
+        if not ledger.store.put_once(key, data) and ledger.store.get(key) != data:
+            raise LedgerCorrupt(
+                f"the store of {ledger.dataset!r} holds another entry {seq}; fill a fresh one"
+            )

@@ -1,0 +1,106 @@
+"""What a site does around the recovery of a ledger: find what is owed, close what was lost.
+
+Whoever restored a ledger restored the outbox with it, so rounds that were trained look as if they
+were not. Before a recovered ledger is written, every round whose training may have left is closed
+in the outbox: its charge paid for one draw, and no second one may follow.
+"""
+
+from collections.abc import Iterator
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import document_sha256, from_bytes, read_document
+from fl_core.artifacts.store import ObjectStore
+from fl_core.assembly import Assembly
+from fl_core.errors import LedgerCorrupt
+from fl_core.privacy.ledger_documents import LedgerEntry, LostCharge
+from fl_core.privacy.policy_documents import SITE
+from fl_core.privacy.recovery import Owed, Recovery, charges_of
+from fl_core.rounds.documents import RoundPlan
+from fl_core.rounds.plan import read_assembly
+from fl_core.updates.outbox import Outbox
+from fl_core.updates.records import EventRecord, NonPrivateEvent
+
+RECOVERED = "recovered"
+
+
+def owed_by_site(store: ObjectStore, outbox: Outbox, *, site: str, dataset: str, unit: str) -> Owed:
+    """Return every round that may have cost a site something, with its event on one ledger.
+
+    Args:
+        store: The campaigns' store.
+        outbox: The site's outbox.
+        site: Name of the site.
+        dataset: Opaque id of its protected data.
+        unit: Unit of the ledger.
+
+    Raises:
+        LedgerCorrupt: The outbox holds an update of a campaign that is not in this store.
+        StoreUnavailable: The store is away; what is owed cannot be known then.
+    """
+    plans = {
+        (charge.campaign_digest, charge.round): charge
+        for charge in _planned(store, site=site, unit=unit)
+    }
+    committed = []
+    known = {digest for digest, _ in plans}
+    for prefix in outbox.plans(keys.exchanges(dataset)):
+        exchange = keys.exchange_of(prefix)
+        if exchange is None or outbox.committed(prefix) is None:
+            continue
+        if exchange in plans:
+            committed.append(plans[exchange])
+        elif exchange[0] not in known and unit != SITE:
+            raise LedgerCorrupt(
+                f"the outbox holds an update of campaign {exchange[0][:12]}, which is not in this "
+                "store, so its charge is unknown; recover with the store it was made for"
+            )
+    return Owed(tuple(plans.values()), tuple(committed))
+
+
+def _planned(store: ObjectStore, *, site: str, unit: str) -> Iterator[LostCharge]:
+    for key in store.list("campaigns/"):
+        campaign_id = keys.campaign_id_of(key)
+        if campaign_id is None:
+            continue
+        assembly = read_assembly(store, campaign_id)
+        event = _event(assembly, unit)
+        if event is None or site not in assembly.campaign.sites:
+            continue
+        for number in range(1, assembly.campaign.max_rounds + 1):
+            plan_key = keys.plan(campaign_id, number)
+            if plan_key not in store.list(plan_key):
+                break
+            plan = read_document(store, plan_key, RoundPlan)
+            if site in plan.cohort:
+                yield LostCharge(
+                    campaign_digest=assembly.digest,
+                    round=number,
+                    plan_sha256=document_sha256(plan),
+                    event=event,
+                )
+
+
+def _event(assembly: Assembly, unit: str) -> EventRecord | None:
+    return assembly.site_event if unit == SITE else assembly.row_event or NonPrivateEvent()
+
+
+def close_exchanges(outbox: Outbox, recovery: Recovery, *, dataset: str) -> int:
+    """Close every round of a recovered ledger that is neither in the outbox nor taken back.
+
+    To be called before anything of the recovery is written: an interruption then only means that
+    the recovery is run again.
+
+    Returns:
+        How many were closed; what the outbox holds committed stays to be sent.
+    """
+    entries = [
+        from_bytes(LedgerEntry, data, what=f"entry {seq}")
+        for seq, data in sorted(recovery.entries.items())
+    ]
+    voided = {entry.reserve_seq for entry in entries if entry.kind == "void"}
+    closed = 0
+    for entry in entries:
+        for charge in () if entry.seq in voided else charges_of(entry):
+            prefix = keys.exchange(dataset, charge.campaign_digest, charge.round)
+            closed += outbox.mark_failed(prefix, RECOVERED)
+    return closed
