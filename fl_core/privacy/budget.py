@@ -23,7 +23,7 @@ from fl_core.privacy.accounting import (
     epsilon,
     rdp_epsilon_at_order,
 )
-from fl_core.privacy.events import merged
+from fl_core.privacy.events import added_up, merged
 from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.updates.records import EventRecord, NonPrivateEvent, Terms
 
@@ -54,18 +54,21 @@ def spend(policy: SitePolicy, events: Sequence[EventRecord], *, grid: float = RE
     Raises:
         PrivacyError: An event that no accountant takes under the policy's adjacency.
     """
+    # A ledger holds one event per round, of few kinds; added up once, all below is flat in rounds.
+    events = added_up(events)
     if policy.unit == SITE:
         spent = epsilon(events, delta=policy.delta, accountant="gdp")
         return Spend(spent, "gdp", None, policy.terms)
-    left = _series_steps_left(policy, events)
+    left = series_steps_left(policy, events)
     if left is not None:
         spent = epsilon(events, delta=policy.delta, accountant="pld", grid=grid)
         return Spend(spent, "pld", left, policy.terms)
     return Spend(_filtered_epsilon(policy, events, grid), "rdp", None, policy.terms)
 
 
-def _series_steps_left(policy: SitePolicy, events: Sequence[EventRecord]) -> int | None:
-    if policy.series is None:
+def series_steps_left(policy: SitePolicy, events: Sequence[EventRecord]) -> int | None:
+    """Return how many steps the approved series still holds; None where it does not decide."""
+    if policy.series is None or policy.unit == SITE:
         return None
     steps = merged(events)
     if not steps:

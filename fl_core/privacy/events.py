@@ -167,6 +167,14 @@ def merged(events: Sequence[EventRecord]) -> list[tuple[BaseEvent, int]]:
     return sorted(counts.items(), key=lambda item: item[0].model_dump_json())
 
 
+def added_up(events: Sequence[EventRecord]) -> list[EventRecord]:
+    """Return the same charges with equal steps added up, in a fixed order."""
+    return [
+        base if count == 1 else SelfComposedEvent(event=base, count=count)
+        for base, count in merged(events)
+    ]
+
+
 def _steps(event: EventRecord, count: int) -> list[tuple[BaseEvent, int]]:
     match event:
         case SelfComposedEvent():

@@ -11,13 +11,13 @@ from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.guarantees import ClientDp, RecordDp
 from fl_core.errors import IncompatibleParts
 from fl_core.privacy.accounting import LIVE_GRID, RECORD_GRID, epsilon
-from fl_core.privacy.budget import spend
+from fl_core.privacy.budget import series_steps_left, spend
 from fl_core.privacy.calibration import (
     calibrate_noise_multiplier,
     gaussian_epsilon,
     gaussian_sigma,
 )
-from fl_core.privacy.events import dpsgd_event, merged
+from fl_core.privacy.events import added_up, dpsgd_event, merged
 from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.updates.records import EventRecord, NonPrivateEvent, SelfComposedEvent
 
@@ -97,13 +97,13 @@ def rounds_left(policy: SitePolicy, events: Sequence[EventRecord], event: EventR
     per_round = sum(count for _, count in merged([event]))
     if isinstance(event, NonPrivateEvent) or not per_round:
         return 0
-    so_far = [SelfComposedEvent(event=base, count=count) for base, count in merged(events)]
+    so_far = added_up(events)
 
     def fits(rounds: int, grid: float = LIVE_GRID) -> bool:
         after = [*so_far, SelfComposedEvent(event=event, count=rounds)]
         return spend(policy, after, grid=grid).epsilon <= policy.epsilon
 
-    in_series = (spend(policy, so_far, grid=LIVE_GRID).series_steps_left or 0) // per_round
+    in_series = (series_steps_left(policy, so_far) or 0) // per_round
     found = _most_that_fit(fits, guess=in_series)
     while found < MAX_ROUNDS and fits(found + 1, RECORD_GRID):
         found += 1
