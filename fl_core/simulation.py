@@ -203,6 +203,7 @@ class _Runner:
             witnesses=_witnesses(),
             client_ledger=whole,
             clock=PLAN_CLOCK,
+            federation_copies=MemoryStore(),
             streams=self._stream,
         )
 

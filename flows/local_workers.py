@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fl_core.errors import CampaignError
+from flows.local_federation import federation_folder, make_local_federation
 from flows.local_sites import made_sites, site_home
 from flows.local_stack import Stack
 from flows.processes import Command, ServerProcess, is_alive, spawn
@@ -75,6 +76,7 @@ def environment(stack: Stack) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": stack.mlflow_url,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "FEDLOOM_HOME": str(stack.home),
+        "FEDLOOM_FEDERATION": str(federation_folder(stack.home)),
         "FEDLOOM_HOLDOUTS": str(stack.home / "holdouts"),
         # Folders of base models and suites are the user's own, and the same for every process.
         **{name: os.environ[name] for name in _USERS_OWN if name in os.environ},
@@ -118,6 +120,7 @@ def start_workers(stack: Stack) -> list[ServerProcess]:
         ServerFailed: Prefect does not answer.
     """
     sites = made_sites(stack.home)
+    make_local_federation(stack)
     register_pools(stack, sites=sites)
     workers = [
         start_coordinator_worker(stack),

@@ -84,6 +84,7 @@ def site_identity(site: str, pair: S3Keys) -> S3Identity:
         f"{campaigns}/adapters/*",
         *(f"{campaigns}/rounds/*/{name}.json" for name in ("plan", "collected", "outcome")),
         f"{BUCKET}/rosters/*",
+        f"{BUCKET}/ledger/clients/*",
         copies,
         own,
     )

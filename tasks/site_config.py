@@ -226,6 +226,7 @@ def open_site(home: SiteHome, config: SiteConfig) -> Site:
         outbox=Outbox(home.store(OUTBOX)),
         witnesses=open_witnesses(policy, surroundings(home, config)),
         client_ledger=_open_client_ledger(home, policy, key),
+        federation_copies=home.store("federation-witness"),
         read_outs=home.store("readouts"),
     )
 

@@ -172,7 +172,15 @@ def world_of(campaign: Campaign, **policy_changes: object) -> World:
 
 
 def open_site(
-    name, key, policy, ledger_store, outbox_store, *, witnesses=(), client_ledger_store=None
+    name,
+    key,
+    policy,
+    ledger_store,
+    outbox_store,
+    *,
+    witnesses=(),
+    client_ledger_store=None,
+    copies=None,
 ) -> Site:
     """Return a site over the given stores, as a process that has just started would.
 
@@ -191,4 +199,5 @@ def open_site(
         outbox=Outbox(outbox_store),
         witnesses=witnesses or fresh,
         client_ledger=None if client_ledger_store is None else opened(client_ledger_store, SITE),
+        federation_copies=MemoryStore() if copies is None else copies,
     )

@@ -42,6 +42,8 @@ class Site:
         witnesses: Who keeps copies of the ledgers' entries.
         client_ledger: Ledger of the site's whole data as one unit; None without such a limit.
         clock: Tells when an answer may leave.
+        federation_copies: The site's copies of the federation's ledger; None: campaigns whose noise
+            the coordinator adds are refused.
         streams: Makes the stream of the noise on one whole update; only a simulation has others.
         read_outs: Where the site keeps what noise did to its rounds; None keeps nothing.
     """
@@ -54,5 +56,6 @@ class Site:
     witnesses: tuple[WitnessedStore, ...] = ()
     client_ledger: Ledger | None = None
     clock: Clock = WALL_CLOCK
+    federation_copies: ObjectStore | None = None
     streams: Callable[[], NoiseStream] = SecureStream
     read_outs: ObjectStore | None = None

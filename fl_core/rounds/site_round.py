@@ -33,6 +33,7 @@ from fl_core.rounds.site_witness import (
     require_outbox_kept,
     require_witnesses,
     void_idle_reserves,
+    witness_coordinator,
     witness_ledgers,
 )
 from fl_core.rounds.upload_time import require_own_time
@@ -110,6 +111,7 @@ def _make_update(
     try:
         require_allowed(site.policy, assembly.campaign)
         require_witnesses(site, assembly.campaign)
+        witness_coordinator(site, assembly, store)
         site.outbox.require_plan(prefix, plan_sha256)
     except PolicyRefused as error:
         raise _Refusal("policy", (), str(error)) from error

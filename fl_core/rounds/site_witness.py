@@ -13,7 +13,8 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.campaign.campaign import Campaign
-from fl_core.errors import LedgerCorrupt
+from fl_core.errors import LedgerCorrupt, PolicyRefused
+from fl_core.privacy.federation_witness import witness_federation
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.witness import publish, require_enough_witnesses
 from fl_core.rounds.site import Site
@@ -59,12 +60,30 @@ def require_outbox_kept(site: Site, assembly: Assembly, round_number: int) -> No
         reserve = chain.reserve_of(assembly.digest, round_number)
         ending = None if reserve is None else chain.endings.get(reserve.seq)
         is_committed = ending is not None and ending.kind == "commit"
-        if is_committed and site.outbox.committed(prefix) is None:
+        # A recovery closes what it takes back, and says by that that nothing follows.
+        if is_committed and not site.outbox.is_closed(prefix):
             raise LedgerCorrupt(
                 f"the ledger of {ledger.dataset!r} says that round {round_number} was committed, "
                 "and the outbox holds nothing of it; an older outbox was restored, so nothing is "
                 "trained for this round again"
             )
+
+
+def witness_coordinator(site: Site, assembly: Assembly, store: ObjectStore) -> None:
+    """Be a witness of the federation's ledger, where the coordinator adds and charges the noise.
+
+    Raises:
+        PolicyRefused: The site keeps no copies of that ledger.
+        LedgerCorrupt: The ledger was rolled back, forked or made again since the site last saw it.
+    """
+    if assembly.central_noise is None:
+        return
+    if site.federation_copies is None:
+        raise PolicyRefused(
+            "the campaign's noise is added by the coordinator, and this site keeps no copies of "
+            "the ledger that it charges; open the site from its folder"
+        )
+    witness_federation(store, site.federation_copies)
 
 
 def ledgers_of(site: Site) -> tuple[Ledger, ...]:
