@@ -1,0 +1,451 @@
+"""SOUNDNESS, rules 11, 12 and 14: rollbacks show, recovery charges, voids take back only idleness.
+
+A snapshot is a copy of the site's own stores; the witnesses' stores go on, as another disk does.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import to_bytes
+from fl_core.artifacts.memory import MemoryStore
+from fl_core.errors import LedgerCorrupt, StoreUnavailable, WitnessUnavailable
+from fl_core.privacy.budget import spend
+from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.ledger_entries import verify_ledger
+from fl_core.privacy.policy_documents import SITE
+from fl_core.privacy.recovery import LostLedger, append_missing, find_recovery
+from fl_core.rounds.plan import open_round
+from fl_core.rounds.release import skip_round
+from fl_core.rounds.site_recovery import close_exchanges, owed_by_site
+from fl_core.rounds.site_round import client_round
+from fl_core.rounds.site_witness import void_idle_reserves, witness_ledgers
+from fl_core.updates.outbox import Outbox
+from fl_core.updates.records import EventRecord
+from fl_core.updates.signing import generate_key, public_hex, sign
+from tests.worlds import NOW, campaign_of, open_site, world_of
+
+LOCAL = {
+    "client": {
+        "epsilon": 8.0,
+        "delta": 1e-2,
+        "clip_norm": 1.0,
+        "mechanism": "local_gaussian",
+        "noise_multiplier": 4.0,
+    }
+}
+
+
+class AwayStore(MemoryStore):
+    """A store that answers nothing while ``is_away``."""
+
+    is_away = True
+
+    def _answer(self):
+        if self.is_away:
+            raise StoreUnavailable("no route to the witness")
+
+    def get(self, key, *, max_bytes=None):
+        self._answer()
+        return super().get(key, max_bytes=max_bytes)
+
+    def put_once(self, key, data):
+        self._answer()
+        return super().put_once(key, data)
+
+    def list(self, prefix):
+        self._answer()
+        return super().list(prefix)
+
+
+def copy_of(store):
+    copied = MemoryStore()
+    for key in store.list(""):
+        copied.put_once(key, store.get(key))
+    return copied
+
+
+def take_part(world, site, number=1):
+    plan = open_round(world.assembly, world.store, round_number=number, now=NOW)
+    work, assembly, store = world.works["a"], world.assembly, world.store
+    return client_round(site, work, assembly=assembly, store=store, plan=plan)
+
+
+def close(world, number=1):
+    plan = open_round(world.assembly, world.store, round_number=number, now=NOW)
+    skip_round(world.assembly, world.store, plan, reason="too few updates", now=NOW)
+
+
+def restored(world, ledger, outbox):
+    """Return site a over stores that were set back, with the witnesses as they are."""
+    old = world.sites["a"]
+    return open_site("a", old.key, old.policy, ledger, outbox, witnesses=old.witnesses)
+
+
+def recover(world, ledger_store, outbox_store, *, assume_lost=False):
+    """Do what `fedloom ledger recover` does over stores in memory; return site and ledger."""
+    old = world.sites["a"]
+    outbox = Outbox(outbox_store)
+    lost = LostLedger("a", old.policy.dataset, old.policy.unit, old.key, ledger_store)
+    owed = owed_by_site(
+        world.store, outbox, site="a", dataset=old.policy.dataset, unit=old.policy.unit
+    )
+    found = find_recovery(lost, old.witnesses, owed, now=NOW, assume_lost=assume_lost)
+    close_exchanges(outbox, found, dataset=old.policy.dataset)
+    target = replace(lost, store=MemoryStore()) if found.replaced else lost
+    append_missing(target, found)
+    assert verify_ledger(target.store, public_hex(old.key)) == []
+    return restored(world, target.store, outbox_store), target.store
+
+
+def true_epsilon(world, n_draws):
+    site = world.sites["a"]
+    return spend(site.policy, [world.assembly.noise.event] * n_draws).epsilon
+
+
+def test_rule_14_snapshot_round_restore_round_is_refused():
+    world = world_of(campaign_of())
+    take_part(world, world.sites["a"], 1)
+    ledger, outbox = copy_of(world.ledgers["a"]), copy_of(world.outboxes["a"])
+    take_part(world, world.sites["a"], 2)
+    site = restored(world, ledger, outbox)
+    trained = world.works["a"].trainings
+    before = ledger.list("")
+
+    with pytest.raises(LedgerCorrupt, match="rolled back") as caught:
+        take_part(world, site, 3)
+
+    assert "ledger recover" in caught.value.hint
+    assert world.works["a"].trainings == trained
+    # Nothing was written on the branch that is to be given up.
+    assert ledger.list("") == before
+
+
+def test_rule_14_recover_takes_back_what_witnesses_hold_and_then_the_round_is_right():
+    world = world_of(campaign_of())
+    take_part(world, world.sites["a"], 1)
+    ledger, outbox = copy_of(world.ledgers["a"]), copy_of(world.outboxes["a"])
+    take_part(world, world.sites["a"], 2)
+
+    site, recovered = recover(world, ledger, outbox)
+    take_part(world, site, 3)
+
+    assert recovered.get(keys.ledger_entry(5)) == world.ledgers["a"].get(keys.ledger_entry(5))
+    assert "recovered" not in [entry.kind for entry in site.ledger.entries()]
+    assert world.works["a"].trainings == 3
+    assert spend(site.policy, site.ledger.events()).epsilon == true_epsilon(world, 3)
+
+
+def test_rule_14_lost_round_is_not_trained_a_second_time_after_recovery():
+    world = world_of(campaign_of())
+    ledger, outbox = copy_of(world.ledgers["a"]), copy_of(world.outboxes["a"])
+    take_part(world, world.sites["a"], 1)
+    uploaded = world.store.get(keys.payload("tiny", 1, "a"))
+
+    site, _ = recover(world, ledger, outbox)
+    again = take_part(world, site, 1)
+
+    assert (again.status, again.reason) == ("declined", "no_update")
+    assert world.works["a"].trainings == 1
+    assert world.store.get(keys.payload("tiny", 1, "a")) == uploaded
+
+
+def test_rule_14_snapshot_between_charge_and_training_shows_by_its_commit():
+    world = world_of(campaign_of())
+    snapshots = []
+    world.works["a"].on_train = lambda: snapshots.append(
+        (copy_of(world.ledgers["a"]), copy_of(world.outboxes["a"]))
+    )
+    take_part(world, world.sites["a"], 1)
+    site = restored(world, *snapshots[0])
+
+    with pytest.raises(LedgerCorrupt):
+        take_part(world, site, 1)
+
+    assert world.works["a"].trainings == 1
+
+
+def test_rule_14_gap_that_nobody_holds_is_charged_as_every_plan_that_names_the_site():
+    world = world_of(campaign_of())
+    take_part(world, world.sites["a"], 1)
+    ledger, outbox = copy_of(world.ledgers["a"]), copy_of(world.outboxes["a"])
+    take_part(world, world.sites["a"], 2)
+    take_part(world, world.sites["a"], 3)
+    prefix = keys.witness("a", world.sites["a"].policy.dataset, "row")
+    # Round 2's charge, entry 4, is gone everywhere; its commit and round 3 are held.
+    lossy = tuple(
+        replace(witness, store=_without(witness.store, keys.witnessed_entry(prefix, 4)))
+        for witness in world.sites["a"].witnesses
+    )
+    world.sites["a"] = replace(world.sites["a"], witnesses=lossy)
+
+    site, _ = recover(world, ledger, outbox)
+    take_part(world, site, 4)
+
+    (entry,) = [entry for entry in site.ledger.entries() if entry.kind == "recovered"]
+    assert [(lost.first, lost.last) for lost in entry.lost] == [(4, 4)]
+    assert [charge.round for charge in entry.charges] == [2]
+    assert spend(site.policy, site.ledger.events()).epsilon == true_epsilon(world, 4)
+
+
+def _without(store, lost):
+    kept = MemoryStore()
+    for key in store.list(""):
+        if key != lost:
+            kept.put_once(key, store.get(key))
+    return kept
+
+
+def test_rule_14_with_no_witness_left_all_plans_are_charged_only_when_told_so():
+    world = world_of(campaign_of())
+    take_part(world, world.sites["a"], 1)
+    ledger, outbox = copy_of(world.ledgers["a"]), copy_of(world.outboxes["a"])
+    take_part(world, world.sites["a"], 2)
+    gone = replace(world.sites["a"].witnesses[1], store=AwayStore())
+    world.sites["a"] = replace(world.sites["a"], witnesses=(gone,))
+
+    with pytest.raises(WitnessUnavailable, match="disk"):
+        recover(world, ledger, outbox)
+    site, _ = recover(world, ledger, outbox, assume_lost=True)
+
+    (entry,) = [entry for entry in site.ledger.entries() if entry.kind == "recovered"]
+    assert [charge.round for charge in entry.charges] == [2]
+    assert spend(site.policy, site.ledger.events()).epsilon == true_epsilon(world, 2)
+
+
+def test_rule_14_witness_that_comes_back_after_an_assumed_loss_is_no_fork():
+    world = world_of(campaign_of())
+    take_part(world, world.sites["a"], 1)
+    ledger, outbox = copy_of(world.ledgers["a"]), copy_of(world.outboxes["a"])
+    take_part(world, world.sites["a"], 2)
+    whole = world.sites["a"].witnesses
+    world.sites["a"] = replace(world.sites["a"], witnesses=(replace(whole[1], store=AwayStore()),))
+    site, store = recover(world, ledger, outbox, assume_lost=True)
+    site = replace(site, witnesses=whole)
+
+    take_part(world, site, 3)
+
+    assert world.works["a"].trainings == 3
+    assert spend(site.policy, site.ledger.events()).epsilon == true_epsilon(world, 3)
+    world.sites["a"] = replace(world.sites["a"], witnesses=whole)
+    again, _ = recover(world, store, outbox)
+    assert len(again.ledger.entries()) == len(site.ledger.entries())
+
+
+def test_rule_14_two_branches_that_both_trained_are_both_charged():
+    world = world_of(campaign_of())
+    ledger, outbox = copy_of(world.ledgers["a"]), copy_of(world.outboxes["a"])
+    take_part(world, world.sites["a"], 1)
+    take_part(world, world.sites["a"], 2)
+    # The operator restores and swaps the witnesses for new ones, so that nothing shows; later the
+    # old ones are found again.
+    fresh = restored(world, ledger, outbox)
+    fresh = open_site("a", fresh.key, fresh.policy, ledger, outbox)
+    later = Ledger(
+        ledger,
+        dataset=fresh.policy.dataset,
+        unit=fresh.policy.unit,
+        key=fresh.key,
+        clock=lambda: NOW + timedelta(hours=1),
+    )
+    take_part(world, replace(fresh, ledger=later), 1)
+    both = (*world.sites["a"].witnesses, *fresh.witnesses)
+    world.sites["a"] = replace(world.sites["a"], witnesses=both)
+    with pytest.raises(LedgerCorrupt):
+        take_part(world, replace(fresh, witnesses=both), 3)
+
+    site, _ = recover(world, ledger, outbox)
+    take_part(world, site, 3)
+
+    # Three draws left before, one after: round 1 twice, round 2, round 3.
+    assert world.works["a"].trainings == 4
+    assert spend(site.policy, site.ledger.events()).epsilon == true_epsilon(world, 4)
+
+
+def test_rule_14_committed_exchange_without_its_charge_is_charged():
+    world = world_of(campaign_of())
+    ledger = copy_of(world.ledgers["a"])
+    take_part(world, world.sites["a"], 1)
+    # Only the ledger was set back, and all its witnesses lost the entries as well.
+    fresh = open_site("a", world.sites["a"].key, world.sites["a"].policy, ledger, MemoryStore())
+    world.sites["a"] = replace(world.sites["a"], witnesses=fresh.witnesses)
+    with pytest.raises(LedgerCorrupt, match="not on the"):
+        take_part(world, restored(world, ledger, world.outboxes["a"]), 1)
+
+    site, _ = recover(world, ledger, world.outboxes["a"])
+    result = take_part(world, site, 1)
+
+    assert result.status == "uploaded"
+    assert world.works["a"].trainings == 1
+    assert spend(site.policy, site.ledger.events()).epsilon == true_epsilon(world, 1)
+
+
+def test_rule_14_no_training_without_a_witness_of_the_sites_own():
+    world = world_of(campaign_of())
+    away = AwayStore()
+    coordinator, disk = world.sites["a"].witnesses
+    site = replace(world.sites["a"], witnesses=(coordinator, replace(disk, store=away)))
+
+    with pytest.raises(WitnessUnavailable):
+        take_part(world, site)
+    charged_while_away = len(site.ledger.events())
+    away.is_away = False
+    result = take_part(world, site)
+
+    assert (charged_while_away, world.works["a"].trainings) == (0, 1)
+    assert result.status == "uploaded"
+
+
+def test_rule_14_witness_knows_the_charge_before_training_begins():
+    world = world_of(campaign_of())
+    site = world.sites["a"]
+    prefix = keys.witness("a", site.policy.dataset, "row")
+    seen = []
+    world.works["a"].on_train = lambda: seen.extend(
+        len(witness.store.list(prefix)) for witness in site.witnesses
+    )
+
+    take_part(world, site)
+
+    # Genesis and reserve; the commit follows.
+    assert seen == [2, 2]
+    assert [len(w.store.list(prefix)) for w in site.witnesses] == [3, 3]
+
+
+def test_rule_14_site_without_witnesses_declines_what_promises_something():
+    world = world_of(campaign_of())
+    lone = replace(world.sites["a"], witnesses=world.sites["a"].witnesses[:1])
+
+    result = take_part(world, lone)
+
+    assert (result.status, result.reason) == ("declined", "policy")
+    assert "witness" in result.detail
+    assert lone.ledger.events() == []
+
+
+@pytest.mark.parametrize("lie", ["unsigned", "other key", "garbage", "higher and unsigned"])
+def test_rule_14_coordinator_that_lies_as_a_witness_stops_nobody(lie):
+    world = world_of(campaign_of())
+    site = world.sites["a"]
+    prefix = keys.witness("a", site.policy.dataset, "row")
+    entry = site.ledger.entries()[0].model_copy(update={"time": NOW.replace(year=2027)})
+    forged = {
+        "unsigned": (1, to_bytes(entry.model_copy(update={"signature": ""}))),
+        "other key": (1, to_bytes(sign(entry, generate_key()))),
+        "garbage": (1, b"{"),
+        "higher and unsigned": (7, to_bytes(entry.model_copy(update={"seq": 7}))),
+    }
+    seq, data = forged[lie]
+    assert site.witnesses[0].store.put_once(keys.witnessed_entry(prefix, seq), data)
+
+    result = take_part(world, site)
+
+    assert result.status == "uploaded"
+
+
+def test_rule_14_holds_for_the_ledger_of_the_whole_site_too():
+    world = world_of(campaign_of(privacy=LOCAL))
+    snapshot = copy_of(world.client_ledgers["a"])
+    take_part(world, world.sites["a"], 1)
+    old = world.sites["a"]
+    client = Ledger(snapshot, dataset=old.policy.dataset, unit=SITE, key=old.key, clock=lambda: NOW)
+
+    with pytest.raises(LedgerCorrupt, match="rolled back"):
+        take_part(world, replace(old, client_ledger=client), 2)
+
+
+def test_rule_11_outbox_set_back_alone_does_not_train_again():
+    world = world_of(campaign_of())
+    outbox = copy_of(world.outboxes["a"])
+    take_part(world, world.sites["a"])
+
+    with pytest.raises(LedgerCorrupt, match="older outbox"):
+        take_part(world, restored(world, world.ledgers["a"], outbox))
+
+    assert world.works["a"].trainings == 1
+
+
+def idle_world():
+    """Return a world whose site a has charged round 1 and trained nothing for it."""
+    world = world_of(campaign_of())
+    away = AwayStore()
+    away.is_away = False
+    coordinator, disk = world.sites["a"].witnesses
+    site = replace(world.sites["a"], witnesses=(coordinator, replace(disk, store=away)))
+    reserve = site.ledger.reserve
+
+    def reserve_then_lose_the_witness(**fields):
+        entry = reserve(**fields)
+        away.is_away = True
+        return entry
+
+    site.ledger.reserve = reserve_then_lose_the_witness
+    with pytest.raises(WitnessUnavailable):
+        take_part(world, site)
+    away.is_away = False
+    return world, restored_with(world, site)
+
+
+def restored_with(world, site):
+    return open_site(
+        "a",
+        site.key,
+        site.policy,
+        world.ledgers["a"],
+        world.outboxes["a"],
+        witnesses=site.witnesses,
+    )
+
+
+def events_of(site) -> list[EventRecord]:
+    return site.ledger.events()
+
+
+def test_rule_12_charge_of_a_closed_round_without_training_is_taken_back():
+    world, site = idle_world()
+    charged = len(events_of(site))
+    close(world)
+
+    voided = void_idle_reserves(site, world.assembly, world.store)
+
+    assert (charged, voided, events_of(site)) == (1, 1, [])
+    assert take_part(world, site).status == "declined"
+    assert world.works["a"].trainings == 0
+    assert verify_ledger(world.ledgers["a"], public_hex(site.key)) == []
+    witness_ledgers(site)
+
+
+def test_rule_12_open_round_is_not_voided():
+    world, site = idle_world()
+
+    voided = void_idle_reserves(site, world.assembly, world.store)
+
+    assert (voided, len(events_of(site))) == (0, 1)
+    assert take_part(world, site).status == "uploaded"
+
+
+def test_rule_12_training_that_was_begun_stays_charged():
+    world = world_of(campaign_of())
+    world.works["a"].fails_with = ValueError("a row")
+    take_part(world, world.sites["a"])
+    close(world)
+
+    voided = void_idle_reserves(world.sites["a"], world.assembly, world.store)
+
+    assert (voided, len(events_of(world.sites["a"]))) == (0, 1)
+
+
+def test_rule_12_rolled_back_outbox_voids_nothing():
+    world = world_of(campaign_of())
+    snapshots = []
+    world.works["a"].on_train = lambda: snapshots.append(copy_of(world.ledgers["a"]))
+    take_part(world, world.sites["a"])
+    close(world)
+    site = restored(world, snapshots[0], MemoryStore())
+
+    with pytest.raises(LedgerCorrupt):
+        void_idle_reserves(site, world.assembly, world.store)
+
+    assert len(events_of(site)) == 1
