@@ -33,6 +33,7 @@ class FragileStore:
     def __init__(self, inner: ObjectStore, around: Callable[[str], None]) -> None:
         self._inner, self._around = inner, around
         self.left: dict[str, set[bytes]] = {}
+        self.order: list[str] = []
 
     def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         return self._inner.get(key, max_bytes=max_bytes)
@@ -44,8 +45,15 @@ class FragileStore:
         self._around("before")
         self.left.setdefault(key, set()).add(data)
         written = self._inner.put_once(key, data)
+        if written:
+            self.order.append(key)
         self._around("after")
         return written
+
+    def discard(self, key: str) -> None:
+        self._around("before")
+        self._inner.discard(key)
+        self._around("after")
 
 
 def coordinate(world: World, store: ObjectStore) -> Outcome:
