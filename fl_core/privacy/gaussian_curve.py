@@ -16,6 +16,7 @@ from fl_core.errors import PrivacyError
 
 # erfc, exp and log are right to a few units in the last place; exponents carry theirs over.
 _ROUNDING = 2e-15
+_FAR_TAIL = -36.0
 
 
 def gaussian_epsilon(*, sigma: float, sensitivity: float, delta: float) -> float:
@@ -78,17 +79,20 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
 
     ``delta = Phi(mu/2 - epsilon/mu) - e^epsilon Phi(-mu/2 - epsilon/mu)``.
     """
-    upper = _normal_cdf(mu / 2 - epsilon / mu)
-    lower = _normal_cdf(-mu / 2 - epsilon / mu)
-    if lower == 0:
-        return upper
-    exponent = math.log(lower)
-    second = math.exp(epsilon + exponent)
-    return upper - second + _ROUNDING * (upper + second * (1 + epsilon - exponent))
+    upper = math.exp(_log_normal_cdf(mu / 2 - epsilon / mu))
+    exponent = epsilon + _log_normal_cdf(-mu / 2 - epsilon / mu)
+    second = math.exp(min(exponent, 0.0))
+    margin = _ROUNDING * (upper + second * (1 + 2 * epsilon - exponent))
+    return max(upper - second + margin, math.ulp(0.0))
 
 
-def _normal_cdf(x: float) -> float:
-    return math.erfc(-x / math.sqrt(2)) / 2
+def _log_normal_cdf(x: float) -> float:
+    if x > _FAR_TAIL:
+        return math.log(math.erfc(-x / math.sqrt(2)) / 2)
+    # The tail underflows further on, where its logarithm is still needed: DLMF 7.12.1.
+    t = 1 / (x * x)
+    series = -t * (1 - t * (3 - t * (15 - t * (105 - t * 945))))
+    return -x * x / 2 - math.log(-x) - math.log(2 * math.pi) / 2 + math.log1p(series)
 
 
 def _require_release(*, delta: float, sensitivity: float) -> None:

@@ -3,22 +3,33 @@
 import math
 
 import pytest
+from pydantic import ValidationError
 
 from fl_core.errors import IncompatibleParts, PrivacyError
-from fl_core.privacy.accounting import delta_of, epsilon, rdp_epsilon_at_order
-from fl_core.privacy.calibration import (
-    SMALLEST_MULTIPLIER,
-    calibrate_noise_multiplier,
-    gaussian_epsilon,
-    gaussian_sigma,
+from fl_core.privacy.accounting import (
+    both_epsilons,
+    delta_of,
+    epsilon,
+    rdp_epsilon_at_order,
+    tuning_epsilon,
 )
-from fl_core.privacy.events import dpsgd_event, merged, to_dp_event
+from fl_core.privacy.calibration import SMALLEST_MULTIPLIER, calibrate_noise_multiplier
+from fl_core.privacy.events import (
+    dpsgd_event,
+    gaussian_event,
+    merged,
+    sampling_rate_of,
+    to_dp_event,
+    without_replacement_event,
+)
+from fl_core.privacy.gaussian_curve import gaussian_epsilon
 from fl_core.updates.records import (
     ComposedEvent,
     GaussianEvent,
     NonPrivateEvent,
     PoissonEvent,
     SelfComposedEvent,
+    WithoutReplacementEvent,
 )
 
 DELTA = 1e-5
@@ -144,11 +155,16 @@ def test_every_kind_of_event_is_translated():
     import dp_accounting as dp
 
     step = PoissonEvent(sampling_rate=0.1, event=GaussianEvent(noise_multiplier=2.0))
-    event = ComposedEvent(events=(SelfComposedEvent(event=step, count=3), NonPrivateEvent()))
+    draw = WithoutReplacementEvent(
+        sample_size=5, population=50, event=GaussianEvent(noise_multiplier=3.0)
+    )
+    repeats = SelfComposedEvent(event=step, count=3)
+    event = ComposedEvent(events=(repeats, draw, NonPrivateEvent()))
 
     assert to_dp_event(event) == dp.ComposedDpEvent(
         [
             dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(0.1, dp.GaussianDpEvent(2.0)), 3),
+            dp.SampledWithoutReplacementDpEvent(50, 5, dp.GaussianDpEvent(3.0)),
             dp.NonPrivateDpEvent(),
         ]
     )
@@ -186,21 +202,169 @@ def test_calibration_refuses_impossible_numbers(numbers):
         calibrate_noise_multiplier(**(possible | numbers))
 
 
-@pytest.mark.parametrize("target", [0.05, 0.5, 3.0, 30.0])
-def test_gaussian_sigma_and_epsilon_are_inverse(target):
-    sigma = gaussian_sigma(epsilon=target, delta=DELTA, sensitivity=2.5)
-
-    assert gaussian_epsilon(sigma=sigma, sensitivity=2.5, delta=DELTA) == pytest.approx(target)
+# --- Whole sites: Gaussian events without sampling.
 
 
-def test_gaussian_without_noise_is_infinite_and_with_plenty_is_zero():
-    assert gaussian_epsilon(sigma=0.0, sensitivity=1.0, delta=DELTA) == math.inf
-    assert gaussian_epsilon(sigma=1e6, sensitivity=1.0, delta=DELTA) == 0.0
+def test_unsampled_rounds_are_one_release_of_the_summed_squares():
+    events = [gaussian_event(noise_multiplier=z, rounds=n) for z, n in ((4.0, 10), (3.0, 5))]
+    mu = math.sqrt(10 / 16 + 5 / 9)
+
+    exact = epsilon(events, delta=DELTA, accountant="gdp")
+
+    assert exact == pytest.approx(gaussian_epsilon(sigma=1 / mu, sensitivity=1.0, delta=DELTA))
+    assert exact <= epsilon(events, delta=DELTA) < exact * 1.001
+    assert exact < epsilon(events, delta=DELTA, accountant="rdp")
+    assert delta_of(events, epsilon=exact, accountant="gdp") == pytest.approx(DELTA)
+
+
+def test_unsampled_poisson_steps_count_as_gaussian_ones():
+    drawn = dpsgd_event(noise_multiplier=4.0, sampling_rate=1.0, steps=10)
+    all_in = gaussian_event(noise_multiplier=4.0, rounds=10)
+
+    assert epsilon([drawn], delta=DELTA, accountant="gdp") == epsilon(
+        [all_in], delta=DELTA, accountant="gdp"
+    )
+
+
+@pytest.mark.parametrize("other", [steps(1), NonPrivateEvent()], ids=["poisson", "non private"])
+def test_the_exact_curve_bounds_nothing_else(other):
+    events = [gaussian_event(noise_multiplier=4.0, rounds=10), other]
+
+    assert epsilon(events, delta=DELTA, accountant="gdp") == math.inf
+    assert delta_of(events, epsilon=100.0, accountant="gdp") == 1.0
+
+
+def test_both_accountants_are_shown():
+    both = both_epsilons([steps(48)], delta=DELTA)
+
+    # SOUNDNESS.md, header.
+    assert both.pld == pytest.approx(7.93, abs=0.005)
+    assert both.rdp == pytest.approx(9.11, abs=0.005)
+
+
+# --- Another neighbouring relation.
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp", "gdp"])
+def test_replacing_a_unit_moves_a_sum_twice_as_far(accountant):
+    replaced = epsilon(
+        [gaussian_event(noise_multiplier=4.0, rounds=20)],
+        delta=DELTA,
+        accountant=accountant,
+        adjacency="replace_one",
+    )
+
+    removed = epsilon(
+        [gaussian_event(noise_multiplier=2.0, rounds=20)], delta=DELTA, accountant=accountant
+    )
+    assert replaced == removed
+
+
+# Drawing all of a population is no sampling. A draw's multiplier is stated for a replaced unit,
+# a Gaussian event's for a removed one, which moves the sum half as far.
+def test_drawing_the_whole_population_is_a_gaussian_release():
+    drawn = without_replacement_event(
+        noise_multiplier=2.0, sample_size=50, population=50, rounds=20
+    )
+    every = gaussian_event(noise_multiplier=4.0, rounds=20)
+
+    by_draw, by_release = (
+        epsilon([event], delta=DELTA, accountant="rdp", adjacency="replace_one")
+        for event in (drawn, every)
+    )
+
+    assert by_draw == pytest.approx(by_release, rel=1e-12)
+
+
+DRAW = without_replacement_event(noise_multiplier=1.0, sample_size=5, population=50, rounds=1)
 
 
 @pytest.mark.parametrize(
-    "numbers", [{"sigma": -1.0}, {"sensitivity": 0.0}, {"delta": 0.0}], ids=str
+    ("event", "accountant", "adjacency", "words"),
+    [
+        (DRAW, "rdp", "add_remove", "replace_one"),
+        (DRAW, "pld", "replace_one", "rdp"),
+        (DRAW, "gdp", "replace_one", "rdp"),
+        (steps(1), "pld", "replace_one", "poisson"),
+        (steps(1), "rdp", "replace_one", "poisson"),
+    ],
 )
-def test_gaussian_epsilon_refuses_impossible_numbers(numbers):
-    with pytest.raises(PrivacyError):
-        gaussian_epsilon(**({"sigma": 1.0, "sensitivity": 1.0, "delta": DELTA} | numbers))
+def test_sampling_is_refused_under_the_other_relation(event, accountant, adjacency, words):
+    with pytest.raises(PrivacyError, match=words):
+        epsilon([event], delta=DELTA, accountant=accountant, adjacency=adjacency)
+
+
+def test_a_draw_on_a_ledger_is_refused_by_every_answer_under_add_remove():
+    for asked in (
+        lambda: rdp_epsilon_at_order([DRAW], delta=DELTA, order=3.0),
+        lambda: delta_of([DRAW], epsilon=1.0, accountant="rdp"),
+        lambda: tuning_epsilon([DRAW], delta=DELTA, expected_trials=10),
+    ):
+        with pytest.raises(PrivacyError, match="without replacement"):
+            asked()
+
+
+# --- Numbers that no training has.
+
+
+@pytest.mark.parametrize(
+    ("make", "numbers", "named"),
+    [
+        (gaussian_event, {"noise_multiplier": -1.0, "rounds": 1}, "noise_multiplier"),
+        (gaussian_event, {"noise_multiplier": True, "rounds": 1}, "noise_multiplier"),
+        (gaussian_event, {"noise_multiplier": "1", "rounds": 1}, "noise_multiplier"),
+        (gaussian_event, {"noise_multiplier": 1.0, "rounds": 1.5}, "rounds"),
+        (gaussian_event, {"noise_multiplier": 1.0, "rounds": True}, "rounds"),
+        (sampling_rate_of, {"expected": 33.0, "population": 32}, "expected"),
+        (sampling_rate_of, {"expected": math.nan, "population": 32}, "expected"),
+        (sampling_rate_of, {"expected": 0.0, "population": 0}, "population"),
+        (
+            without_replacement_event,
+            {"noise_multiplier": 1.0, "sample_size": 51, "population": 50, "rounds": 1},
+            "sample_size",
+        ),
+        (
+            without_replacement_event,
+            {"noise_multiplier": 1.0, "sample_size": 0, "population": 50, "rounds": 1},
+            "sample_size",
+        ),
+        (
+            without_replacement_event,
+            {"noise_multiplier": math.nan, "sample_size": 1, "population": 50, "rounds": 1},
+            "noise_multiplier",
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_events_of_impossible_numbers_are_refused_by_name(make, numbers, named):
+    with pytest.raises(PrivacyError, match=named):
+        make(**numbers)
+
+
+def test_draw_larger_than_its_population_cannot_be_read_from_a_document():
+    text = DRAW.event.model_dump() | {"sample_size": 51}
+
+    with pytest.raises(ValidationError, match="sample_size"):
+        WithoutReplacementEvent.model_validate(text)
+
+
+@pytest.mark.parametrize("grid", [0.0, -1e-4, math.nan, math.inf])
+def test_grid_outside_its_range_is_refused(grid):
+    with pytest.raises(PrivacyError, match="grid"):
+        epsilon([steps(1)], delta=DELTA, grid=grid)
+
+
+def test_count_beyond_all_training_is_refused_before_it_overflows():
+    event = SelfComposedEvent(event=steps(10), count=10**400)
+
+    for accountant in ("pld", "rdp", "gdp"):
+        with pytest.raises(PrivacyError, match="equal steps"):
+            epsilon([event], delta=DELTA, accountant=accountant)
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp", "gdp"])
+def test_a_million_steps_are_answered_without_a_loop_over_them(accountant):
+    rate = 1.0 if accountant == "gdp" else 1e-4
+    event = dpsgd_event(noise_multiplier=1.0, sampling_rate=rate, steps=10**6)
+
+    assert 0 < epsilon([event], delta=1e-6, accountant=accountant) < math.inf
