@@ -97,6 +97,10 @@ class Ledger:
             )
         return chain
 
+    def check(self) -> Chain:
+        """Read and check everything from the first entry, and return it with what does not hold."""
+        return ChainReader(self.public_key).read(self._store)
+
     def entries(self) -> list[LedgerEntry]:
         """Return all entries, checked; raises as ``chain`` does."""
         return self.chain().entries

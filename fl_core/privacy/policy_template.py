@@ -1,6 +1,6 @@
 """The policy that `fedloom site init` writes, with every option explained."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from fl_core.privacy.policy_documents import (
     ClientLimit,
@@ -106,7 +106,7 @@ def policy_text(
     delta: float,
     series: Series | None = None,
     client: ClientLimit | None = None,
-    witnesses: Sequence[Witness] = (),
+    witnesses: Iterable[Witness] = (),
 ) -> str:
     """Return the template with the site's limits filled in; ``{dataset}`` stays to be filled.
 
@@ -132,7 +132,7 @@ def policy_text(
     return text + witness_tables(witnesses)
 
 
-def witness_tables(witnesses: Sequence[Witness]) -> str:
+def witness_tables(witnesses: Iterable[Witness]) -> str:
     """Return witnesses as tables of a policy; none gives the example, commented out."""
     return "".join(_table(each) for each in witnesses) or WITNESS_EXAMPLE
 

@@ -4,13 +4,17 @@ A ledger holds events; epsilon is worked out here under the policy as it is now.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from fl_core.errors import CampaignError, LedgerCorrupt
 from flows.local_sites import made_sites, site_home
 from tasks.site_config import SiteHome, open_site, read_site_config
+
+if TYPE_CHECKING:
+    from fl_core.privacy.ledger import Ledger
+    from fl_core.rounds.site import Site
 
 
 def site_homes(home: Path, site: str) -> list[SiteHome]:
@@ -33,42 +37,63 @@ def site_homes(home: Path, site: str) -> list[SiteHome]:
     return [site_home(home, name) for name in ([site] if site else found)]
 
 
-def ledger_document(home: SiteHome, *, verify: bool) -> dict[str, Any]:
-    """Return a ledger as plain values, with what it amounts to under the site's policy.
+def ledger_documents(home: SiteHome, *, verify: bool) -> list[dict[str, Any]]:
+    """Return every ledger of a site as plain values, with what it amounts to under the policy.
 
     ``broken`` names the first entry that does not hold; without ``verify`` that is an error.
 
     Raises:
-        LedgerCorrupt: The ledger does not hold and ``verify`` is off.
+        LedgerCorrupt: A ledger does not hold and ``verify`` is off.
     """
-    from fl_core.privacy.budget import spend
-    from fl_core.privacy.ledger_entries import verify_ledger
-    from fl_core.updates.signing import public_hex
+    from fl_core.rounds.site_witness import ledgers_of
 
     site = open_site(home, read_site_config(home))
+    return [_ledger_document(site, ledger, verify=verify) for ledger in ledgers_of(site)]
+
+
+def _ledger_document(site: "Site", ledger: "Ledger", *, verify: bool) -> dict[str, Any]:
+    from fl_core.privacy.budget import spend
+
+    policy = site.policy if ledger is site.ledger else site.policy.client_policy() or site.policy
     document: dict[str, Any] = {
         "site": site.name,
-        "dataset": site.policy.dataset,
-        "epsilon_limit": site.policy.epsilon,
-        "delta": site.policy.delta,
+        "dataset": policy.dataset,
+        "unit": ledger.unit,
+        "epsilon_limit": policy.epsilon,
+        "delta": policy.delta,
         "entries": [],
+        "witnesses": [],
         "broken": "",
     }
     if verify:
-        findings = verify_ledger(home.store("ledger"), public_hex(site.key))
-        document["broken"] = findings[0] if findings else ""
+        document |= _verdicts(site, ledger)
     try:
-        entries, events = site.ledger.entries(), site.ledger.events()
+        entries, events = ledger.entries(), ledger.events()
     except LedgerCorrupt:
         if not document["broken"]:
             raise
         return document
-    spent = spend(site.policy, events)
+    spent = spend(policy, events)
     finite = spent.epsilon if spent.epsilon != float("inf") else None
     return document | {
         "epsilon": finite,
         "accountant": spent.accountant,
         "entries": [e.model_dump(mode="json", exclude_none=True) for e in entries],
+    }
+
+
+def _verdicts(site: "Site", ledger: "Ledger") -> dict[str, Any]:
+    """Check a ledger by itself, then against its witnesses as far as it could be read."""
+    from dataclasses import asdict
+
+    from fl_core.privacy.witness import ask_witnesses
+
+    chain = ledger.check()
+    verdicts = ask_witnesses(ledger, chain.entries, site.witnesses, owner=site.name)
+    complaints = [*chain.findings, *(each.complaint for each in verdicts if each.complaint)]
+    return {
+        "broken": complaints[0] if complaints else "",
+        "witnesses": [asdict(verdict) for verdict in verdicts],
     }
 
 
@@ -81,7 +106,9 @@ def ledger_table(document: dict[str, Any]) -> Table:
         if document["broken"]
         else f"epsilon {shown} of {document['epsilon_limit']:g} at delta {document['delta']:g}"
     )
-    table = Table(title=f"ledger of {document['site']} ({document['dataset']})", caption=caption)
+    caption += "".join(f"\n{witness_text(each)}" for each in document["witnesses"])
+    title = f"ledger of {document['site']} ({document['dataset']}), unit {document['unit']}"
+    table = Table(title=title, caption=caption)
     for name in ("seq", "kind", "campaign", "round", "event", "time"):
         table.add_column(name, justify="right" if name in {"seq", "round"} else "left")
     for entry in document["entries"]:
@@ -90,10 +117,27 @@ def ledger_table(document: dict[str, Any]) -> Table:
             entry["kind"],
             str(entry.get("campaign_digest", ""))[:12],
             str(entry.get("round", "")),
-            event_text(entry.get("event")),
+            event_text(entry.get("event")) or recovery_text(entry),
             str(entry["time"])[:19],
         )
     return table
+
+
+def witness_text(verdict: dict[str, Any]) -> str:
+    """Return what one witness says, in words."""
+    if verdict["is_away"]:
+        return f"witness {verdict['name']}: away, nothing is known from it"
+    return f"witness {verdict['name']}: {verdict['complaint'] or 'agrees'}"
+
+
+def recovery_text(entry: dict[str, Any]) -> str:
+    """Return what a recovery charged, in words; empty for any other entry."""
+    if entry["kind"] != "recovered":
+        return ""
+    return "; ".join(
+        f"round {charge['round']} of {charge['campaign_digest'][:8]}: {event_text(charge['event'])}"
+        for charge in entry["charges"]
+    )
 
 
 def event_text(event: dict[str, Any] | None) -> str:

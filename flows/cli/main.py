@@ -10,7 +10,19 @@ import sys
 import typer
 
 from fl_core.errors import FedloomError
-from flows.cli import campaigns, demo, doctor, federation, plan, readouts, simulation, sites, stack
+from flows.cli import (
+    audit,
+    campaigns,
+    demo,
+    doctor,
+    federation,
+    ledger,
+    plan,
+    readouts,
+    simulation,
+    sites,
+    stack,
+)
 from flows.cli.output import fail
 
 app = typer.Typer(
@@ -34,13 +46,19 @@ app.command("plan")(plan.plan)
 app.command("run")(campaigns.run)
 app.command("status")(campaigns.status)
 app.command("simulate")(simulation.simulate)
+app.command("audit")(audit.audit)
 app.command("enrol")(sites.enrol)
-app.command("ledger")(sites.ledger)
+
+ledger_app = typer.Typer()
+ledger_app.callback(invoke_without_command=True)(ledger.ledger)
+ledger_app.command("recover")(ledger.ledger_recover)
+app.add_typer(ledger_app, name="ledger")
 
 site_app = typer.Typer(no_args_is_help=True, help="What a site's operator runs at the site.")
 site_app.command("init")(sites.site_init)
 site_app.command("start")(sites.site_start)
 site_app.command("approve")(sites.site_approve)
+site_app.command("witness")(sites.site_witness)
 site_app.command("readout")(readouts.site_readout)
 app.add_typer(site_app, name="site")
 

@@ -1,4 +1,4 @@
-"""`fedloom site init|start|approve`, `enrol`, `ledger`, `evaluation start`.
+"""`fedloom site init|start|approve|witness`, `enrol`, `evaluation start`.
 
 What a site's operator does at the site, and the two things that a coordinator does for sites:
 admit a key, serve evaluations.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fl_core.errors import CampaignError, LedgerCorrupt
+from fl_core.errors import CampaignError
 from flows.cli.context import HomeOption, JsonOption, use_coordinator
 from flows.cli.output import console_err, print_json
 
@@ -40,17 +40,35 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     declared_examples: Annotated[
         int | None, typer.Option(min=1, help="Public size; rounded to a power of two.")
     ] = None,
+    witness: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Who keeps copies of the ledger, beside the coordinator's store: a folder on "
+            "another disk, or s3://bucket/prefix. May be given several times."
+        ),
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="Opaque id of these rows; empty draws one.")] = "",
+    new_rows: Annotated[
+        bool,
+        typer.Option("--new-rows", help="No ledger was ever kept for these rows, by anybody."),
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Make a site: key, config, policy and the privacy ledger's first entry.
 
-    Example: `fedloom site init north --data rows.csv --epsilon 8 --delta 1e-5 --home /srv/fedloom`
+    One folder is one dataset. A ledger is never made a second time for the same rows: where a
+    witness knows one, restore the folder and run `fedloom ledger recover`.
+
+    Example: `fedloom site init north --data rows.csv --epsilon 8 --delta 1e-5 --home /srv/fedloom
+    --witness /mnt/other-disk/fedloom-witness`
     """
+    from fl_core.privacy.policy_documents import CoordinatorWitness
     from fl_core.privacy.policy_template import policy_text
     from fl_core.updates.signing import fingerprint
     from tasks.enrolment import NewSite, make_site
     from tasks.site_config import CREDENTIALS, SiteHome, checked_config
     from tasks.site_rows import read_rows
+    from tasks.witnesses import parse_witness
 
     read_rows(data)
     own = SiteHome(home)
@@ -67,8 +85,16 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
         },
         source=str(own.config),
     )
-    new = NewSite(config, policy_text(epsilon=epsilon, delta=delta), declared_examples)
+    witnesses = (CoordinatorWitness(), *(parse_witness(text) for text in witness or ()))
+    new = NewSite(
+        config,
+        policy_text(epsilon=epsilon, delta=delta, witnesses=dict.fromkeys(witnesses)),
+        declared_examples,
+        dataset or None,
+        new_rows,
+    )
     enrolment = make_site(own, new)
+    show_witnesses(own)
     shown = fingerprint(enrolment.signing_key)
     console_err.print(
         f"site {site} is made in {home}; fingerprint {shown}\n"
@@ -77,6 +103,47 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     )
     if json_output:
         print_json({"site": site, "home": str(home), "fingerprint": shown})
+
+
+def site_witness(
+    home: SiteHomeOption = Path("site"),
+    json_output: JsonOption = False,
+) -> None:
+    """Prepare the folders that the policy names as witnesses, and ask every witness.
+
+    Run it after a change of `[[witness]]` in policy.toml and after a disk was mounted. A folder
+    counts only while it holds the mark that this command puts there.
+
+    Example: `fedloom site witness --home /srv/fedloom`
+    """
+    from tasks.site_config import SiteHome
+
+    reports = show_witnesses(SiteHome(home))
+    if json_output:
+        print_json({"witnesses": reports})
+
+
+def show_witnesses(home: "SiteHome") -> list[dict[str, object]]:
+    """Prepare and show the witnesses of a site, and warn where they show too little."""
+    from dataclasses import asdict
+
+    from fl_core.errors import PolicyRefused
+    from fl_core.privacy.witness import require_enough_witnesses
+    from tasks.site_config import read_site_config, site_policy, surroundings
+    from tasks.witnesses import prepare_witnesses
+
+    config, policy = read_site_config(home), site_policy(home)
+    reports = prepare_witnesses(policy, surroundings(home, config), site=config.site)
+    for report in reports:
+        held = "does not answer" if report.entries is None else f"holds {report.entries} entries"
+        console_err.print(f"witness {report.name}: {held}", markup=False)
+        if report.complaint:
+            console_err.print(f"  warning: {report.complaint}", markup=False)
+    try:
+        require_enough_witnesses([report.is_own for report in reports])
+    except PolicyRefused as error:
+        console_err.print(f"warning: {error}; {error.hint}", markup=False)
+    return [asdict(report) for report in reports]
 
 
 def site_start(home: SiteHomeOption = Path("site")) -> None:
@@ -197,38 +264,6 @@ def enrol(
     console_err.print(f"{enrolment.site} is in roster {roster.version}")
     if json_output:
         print_json({"site": enrolment.site, "roster": roster.version, "fingerprint": shown})
-
-
-def ledger(
-    site: Annotated[str, typer.Option("--site", help="Site of a local stack.")] = "",
-    home: Annotated[
-        Path,
-        typer.Option(
-            "--home", help="The site's own folder, or a local stack's.", envvar="FEDLOOM_HOME"
-        ),
-    ] = Path(".fedloom"),
-    verify: Annotated[bool, typer.Option("--verify", help="Check chain and signatures.")] = False,
-    json_output: JsonOption = False,
-) -> None:
-    """Show what a site's data have been charged with, entry by entry.
-
-    Runs at the site. In a local stack's folder `--site` picks one; left out, all are shown.
-
-    Example: `fedloom ledger --site site-a --verify`
-    """
-    from flows.cli.ledgers import ledger_document, ledger_table, site_homes
-
-    documents = [ledger_document(own, verify=verify) for own in site_homes(home, site)]
-    for document in documents:
-        console_err.print(ledger_table(document))
-    if json_output:
-        print_json({"ledgers": documents})
-    broken = [d for d in documents if d["broken"]]
-    if broken:
-        raise LedgerCorrupt(
-            f"ledger of {broken[0]['dataset']}: {broken[0]['broken']}",
-            hint="stop the site, keep the folder as it is, and find out who changed it",
-        )
 
 
 def evaluation_start(home: HomeOption = Path(".fedloom")) -> None:

@@ -17,7 +17,8 @@ SERVICES = {("site", "start"), ("evaluation", "start")}
 DESIGN = {
     *((w,) for w in ("demo", "up", "down", "init", "check", "run", "status", "simulate")),
     *((w,) for w in ("enrol", "ledger", "doctor")),
-    *(("site", w) for w in ("init", "start", "approve", "readout")),
+    *(("site", w) for w in ("init", "start", "approve", "readout", "witness")),
+    ("ledger", "recover"),
 }
 
 
@@ -29,6 +30,8 @@ def commands():
 
 def _walk(command, words):
     for name, inner in getattr(command, "commands", {}).items():
+        if getattr(inner, "invoke_without_command", False):
+            yield (*words, name), inner
         if hasattr(inner, "commands"):
             yield from _walk(inner, (*words, name))
         else:
