@@ -13,7 +13,7 @@ class RoundEpsilon(Document):
     """Epsilon after one round; None is infinite."""
 
     round: int
-    epsilon: float | None
+    epsilon: float | None = None
 
 
 class BudgetPlan(Document):
@@ -48,18 +48,18 @@ class BudgetPlan(Document):
     unit: str
     status: PlanStatus
     complaint: str = ""
-    spent: float | None
-    limit: float | None
+    spent: float | None = None
+    limit: float | None = None
     delta: float
     accountant: Literal["pld", "rdp", "gdp"]
     after: Annotated[tuple[RoundEpsilon, ...], Field(min_length=1)]
-    rounds_left: int | None
-    refused_in: int | None
+    rounds_left: int | None = None
+    refused_in: int | None = None
     noise: float
-    noise_needed: float | None
-    second_campaign_rounds: int | None
-    epsilon_pld: float | None
-    epsilon_rdp: float | None
+    noise_needed: float | None = None
+    second_campaign_rounds: int | None = None
+    epsilon_pld: float | None = None
+    epsilon_rdp: float | None = None
 
     @property
     def epsilon_at_end(self) -> float | None:
@@ -88,10 +88,10 @@ class CampaignPlan(Document):
     first_round: int
     rounds: int
     budgets: tuple[BudgetPlan, ...]
-    ends_first: str | None
-    ends_first_level: Literal["record", "client"] | None
-    worst_site: str | None
-    worst_epsilon: float | None
+    ends_first: str | None = None
+    ends_first_level: Literal["record", "client"] | None = None
+    worst_site: str | None = None
+    worst_epsilon: float | None = None
     reason: str = ""
 
 

@@ -178,15 +178,15 @@ def _record_claims(unit: str) -> tuple[Claim, ...]:
             (
                 COORDINATOR,
                 (
-                    "the same: a site takes noise from the campaign it approved and charges its own "
-                    "ledger, whatever the coordinator plans"
+                    "the same: a site takes noise from the campaign it approved and charges its "
+                    "own ledger, whatever the coordinator plans"
                 ),
             ),
             (
                 CHEAT,
                 (
-                    "units of other sites stay protected as stated; its own and the model's quality "
-                    "are in its hands"
+                    "units of other sites stay protected as stated; its own and the model's "
+                    "quality are in its hands"
                 ),
             ),
         )
@@ -210,8 +210,8 @@ _CENTRAL_CLAIMS = tuple(
         (
             STORE,
             (
-                "the same once a round is closed, since its updates are deleted then; nothing while "
-                "it is open, if the store lets them read what sites upload"
+                "the same once a round is closed, since its updates are deleted then; nothing "
+                "while it is open, if the store lets them read what sites upload"
             ),
         ),
         (
@@ -224,8 +224,8 @@ _CENTRAL_CLAIMS = tuple(
         (
             COORDINATOR,
             (
-                "nothing: it clips, adds the noise and keeps the ledger itself, and could read every "
-                "update until the round ended"
+                "nothing: it clips, adds the noise and keeps the ledger itself, and could read "
+                "every update until the round ended"
             ),
         ),
         (

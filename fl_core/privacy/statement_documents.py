@@ -82,14 +82,14 @@ class Promise(Document):
 
     level: Level
     unit: str
-    max_rows_per_unit: int | None
+    max_rows_per_unit: int | None = None
     adjacency: str
     epsilon: float
     epsilon_limit: float
     delta: float
     accountant: Accountant
-    epsilon_pld: float | None
-    epsilon_rdp: float | None
+    epsilon_pld: float | None = None
+    epsilon_rdp: float | None = None
     charged_by: Literal["site", "coordinator"]
     noise: Noise
 
@@ -119,8 +119,8 @@ class Spent(Document):
     delta: float
     accountant: Accountant
     why: str
-    epsilon_pld: float | None
-    epsilon_rdp: float | None
+    epsilon_pld: float | None = None
+    epsilon_rdp: float | None = None
     rounds_left: int
     events: tuple[EventRecord, ...]
     terms: Terms

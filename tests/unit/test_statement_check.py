@@ -1,0 +1,424 @@
+"""A statement is made again from signed documents; whatever was changed anywhere is named."""
+
+import copy
+import json
+
+import pytest
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import from_bytes, to_bytes
+from fl_core.campaign.roster import Roster
+from fl_core.privacy.accounting import epsilon
+from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.statement_text import to_markdown
+from fl_core.rounds.documents import Collected, Outcome, RoundCharge, RoundPlan
+from fl_core.rounds.statement_check import Logged, first_difference, verify_version
+from fl_core.rounds.version_statement import version_statement
+from fl_core.updates.manifest import UpdateManifest
+from fl_core.updates.records import (
+    BudgetStatement,
+    GaussianEvent,
+    PoissonEvent,
+    SelfComposedEvent,
+)
+from fl_core.updates.signing import sign
+from tests.round_steps import finish, take_part
+from tests.worlds import campaign_of, world_of
+
+ROUND = 2
+CLIENT = {"epsilon": 20.0, "delta": 1e-5, "clip_norm": 0.5, "noise_multiplier": 1.0}
+
+
+def run_world(campaign, rounds=ROUND, **policy):
+    world = world_of(campaign, **policy)
+    for number in range(1, rounds + 1):
+        for site in world.sites:
+            take_part(world, site, number)
+        finish(world, number)
+    return world
+
+
+def client_campaign(mechanism, *, record=False):
+    privacy = {"client": CLIENT | {"mechanism": mechanism}}
+    if record:
+        privacy["record"] = campaign_of().privacy.record.model_dump(exclude_none=True)
+    return campaign_of(privacy=privacy)
+
+
+CAMPAIGNS = {
+    "rows": campaign_of,
+    "local": lambda: client_campaign("local_gaussian"),
+    "central": lambda: client_campaign("gaussian"),
+    "rows-and-central": lambda: client_campaign("gaussian", record=True),
+    "rows-and-local": lambda: client_campaign("local_gaussian", record=True),
+}
+
+
+@pytest.fixture(scope="module")
+def finished():
+    return run_world(campaign_of())
+
+
+@pytest.fixture
+def world(finished):
+    """The finished world, with a store of its own to tamper with."""
+    own = copy.copy(finished)
+    own.store = copy.copy(finished.store)
+    own.store._objects = dict(finished.store._objects)
+    return own
+
+
+def logged_of(world, number=ROUND):
+    statement = version_statement(world.assembly, world.store, number)
+    return Logged(
+        statement=to_bytes(statement),
+        markdown=to_markdown(statement),
+        adapter_sha256=statement.adapter_sha256,
+    )
+
+
+def check(world, logged=None, number=ROUND):
+    return verify_version(
+        world.assembly, world.store, number, logged=logged or logged_of(world, number)
+    )
+
+
+@pytest.mark.parametrize("make", CAMPAIGNS.values(), ids=CAMPAIGNS)
+def test_honest_statement_of_every_kind_of_promise_holds(make):
+    # Without a promise to rows each of them still pays for the site's noise, at half of it.
+    ample = {"epsilon": 60.0, "rdp_order": 3.0} if make is CAMPAIGNS["local"] else {}
+    world = run_world(make(), **ample)
+
+    verified = check(world)
+
+    assert verified.broken is None, verified.broken
+    assert [c.what for c in verified.checks][-1] == "logged statement"
+    (copies,) = [c.note for c in verified.checks if "copies" in c.what]
+    stated = len(version_statement(world.assembly, world.store, ROUND).sites)
+    levels = 2 if make in (CAMPAIGNS["local"], CAMPAIGNS["rows-and-local"]) else 1
+    assert copies.startswith(f"{stated * levels} of {stated * levels} budgets have a copy")
+
+
+def test_statement_can_be_checked_without_anything_logged(world):
+    verified = verify_version(world.assembly, world.store, ROUND)
+
+    assert verified.broken is None
+    assert "made from the store alone" in verified.checks[-1].note
+
+
+# --- The logged statement: every leaf of it, changed.
+
+
+def leaves(value, path=()):
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from leaves(inner, (*path, name))
+    elif isinstance(value, list) and value:
+        for number, inner in enumerate(value):
+            yield from leaves(inner, (*path, number))
+    else:
+        yield path, value
+
+
+def changed(value):
+    if isinstance(value, bool) or value is None:
+        return 7
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value * (1 + 1e-6) if value else 1.0
+    if isinstance(value, str):
+        # Another hash where it is one, so that it is read and compared, not refused as malformed.
+        return f"{'0' if value[:1] != '0' else '1'}{value[1:]}"
+    return ["x"]
+
+
+def test_every_single_field_of_the_logged_statement_that_is_changed_is_found(world):
+    honest = logged_of(world)
+    plain = json.loads(honest.statement)
+    paths = list(leaves(plain))
+    unnoticed = []
+
+    for path, value in paths:
+        tampered = copy.deepcopy(plain)
+        place = tampered
+        for step in path[:-1]:
+            place = place[step]
+        place[path[-1]] = changed(value)
+        logged = Logged(statement=json.dumps(tampered).encode(), markdown=honest.markdown)
+        broken = check(world, logged).broken
+        if broken is None or broken.what != "logged statement":
+            unnoticed.append(path)
+
+    assert len(paths) > 100
+    assert unnoticed == []
+
+
+@pytest.mark.parametrize(
+    "name", ["sites", "claims", "outside_claim", "leaves_site", "contributors"]
+)
+def test_an_item_that_is_left_out_of_the_logged_statement_is_found(world, name):
+    honest = logged_of(world)
+    plain = json.loads(honest.statement)
+    plain[name] = plain[name][:-1]
+
+    broken = check(world, Logged(statement=json.dumps(plain).encode())).broken
+
+    assert broken.what == "logged statement"
+    assert name in broken.complaint
+
+
+def test_first_difference_is_named_with_both_values():
+    honest, lie = {"a": 1, "b": [{"c": 2.0}]}, {"a": 1, "b": [{"c": 1.5}]}
+
+    assert first_difference(lie, honest, path="") == "b[0].c is 1.5, it should be 2.0"
+    assert first_difference(honest, honest, path="") == ""
+
+
+def test_page_that_says_something_else_than_the_document_is_found(world):
+    honest = logged_of(world)
+    logged = Logged(honest.statement, honest.markdown.replace("5.27", "1.27"))
+
+    broken = check(world, logged).broken
+
+    assert "statement.md" in broken.complaint
+
+
+def test_version_of_another_adapter_is_found(world):
+    honest = logged_of(world)
+    other = Logged(honest.statement, honest.markdown, adapter_sha256="9" * 64)
+
+    broken = check(world, other).broken
+
+    assert broken.what == "adapter"
+    assert "999999" in broken.complaint
+
+
+def test_statement_of_another_round_is_found(world):
+    honest = logged_of(world, 1)
+
+    broken = check(world, Logged(honest.statement, honest.markdown)).broken
+
+    assert broken.what == "logged statement"
+
+
+# --- The store's documents: each kind changed, with the check that must name it.
+
+
+def replace(world, key, model, **changes):
+    document = from_bytes(model, world.store.get(key), what=key)
+    world.store._objects[key] = to_bytes(document.model_copy(update=changes))
+    return document
+
+
+def step(count):
+    poisson = PoissonEvent(sampling_rate=0.1, event=GaussianEvent(noise_multiplier=0.8))
+    return SelfComposedEvent(event=poisson, count=count)
+
+
+def tamper_charge(world):
+    key = keys.charge("tiny", 1)
+    charge = from_bytes(RoundCharge, world.store.get(key), what=key)
+    sites = charge.sites | {"a": charge.sites["a"].model_copy(update={"event": step(1)})}
+    world.store._objects[key] = to_bytes(charge.model_copy(update={"sites": sites}))
+
+
+def drop_a_charge(world):
+    key = keys.charge("tiny", 2)
+    charge = from_bytes(RoundCharge, world.store.get(key), what=key)
+    sites = {site: each for site, each in charge.sites.items() if site != "b"}
+    world.store._objects[key] = to_bytes(charge.model_copy(update={"sites": sites}))
+
+
+def tamper_adapter(world):
+    outcome = from_bytes(Outcome, world.store.get(keys.outcome("tiny", 2)), what="outcome")
+    key = keys.adapter("tiny", outcome.result_hash) + keys.ADAPTER_FILE
+    world.store._objects[key] = world.store.get(key)[:-1] + b"\x00"
+
+
+def other_key(world):
+    roster = world.store.list(keys.ROSTERS)[-1]
+    document = from_bytes(Roster, world.store.get(roster), what=roster)
+    first, *others = document.entries
+    stranger = first.model_copy(update={"signing_key": others[0].signing_key})
+    world.store._objects[roster] = to_bytes(
+        document.model_copy(update={"entries": (stranger, *others)})
+    )
+
+
+PLAN, MANIFEST = keys.plan("tiny", 2), keys.manifest("tiny", 2, "a")
+TAMPERINGS = {
+    "plan-campaign": (
+        lambda w: replace(w, PLAN, RoundPlan, campaign_digest="f" * 64), "campaign and plans",
+    ),
+    "plan-base": (lambda w: replace(w, PLAN, RoundPlan, base_hash="f" * 64), "campaign and plans"),
+    "plan-round": (lambda w: replace(w, PLAN, RoundPlan, round=1), "campaign and plans"),
+    "plan-stranger": (lambda w: replace(w, PLAN, RoundPlan, cohort=("z",)), "campaign and plans"),
+    "plan-gone": (lambda w: w.store._objects.pop(PLAN), "campaign and plans"),
+    "outcome-base": (
+        lambda w: replace(w, keys.outcome("tiny", 1), Outcome, result_hash="e" * 64),
+        "campaign and plans",
+    ),
+    "outcome-sites": (
+        lambda w: replace(w, keys.outcome("tiny", 2), Outcome, contributors=("a",)),
+        "signed manifests",
+    ),
+    "manifest-steps": (
+        lambda w: replace(w, MANIFEST, UpdateManifest, local_steps=1), "signed manifests",
+    ),
+    "manifest-signature": (
+        lambda w: replace(w, MANIFEST, UpdateManifest, signature="0" * 128), "signed manifests",
+    ),
+    "manifest-gone": (lambda w: w.store._objects.pop(MANIFEST), "signed manifests"),
+    "collected": (
+        lambda w: replace(w, keys.collected("tiny", 1), Collected, answers={}), "signed manifests",
+    ),
+    "roster-key": (other_key, "signed manifests"),
+    "charge-event": (tamper_charge, "charges against the campaign's noise"),
+    "charge-dropped": (drop_a_charge, "charges against the campaign's noise"),
+    "charge-gone": (
+        lambda w: w.store._objects.pop(keys.charge("tiny", 1)),
+        "charges against the campaign's noise",
+    ),
+    "adapter-file": (tamper_adapter, "adapter"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tamper", "named"), TAMPERINGS.values(), ids=TAMPERINGS)
+def test_document_that_was_changed_in_the_store_is_named(world, tamper, named):
+    logged = logged_of(world)
+    tamper(world)
+
+    broken = check(world, logged).broken
+
+    assert broken.what == named
+
+
+def resign(world, site, **changes):
+    """A site states something else, and signs it."""
+    key = keys.budget("tiny", ROUND, site)
+    document = from_bytes(BudgetStatement, world.store.get(key), what=key)
+    lie = sign(document.model_copy(update=changes), world.sites[site].key)
+    world.store._objects[key] = to_bytes(lie)
+
+
+def fewer(count):
+    """A consistent lie: so many steps, and the epsilon that they come to."""
+    return {"events": (step(count),), "epsilon": epsilon([step(count)], delta=1e-5)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named", "said"),
+    [
+        ({"epsilon": 0.5}, "budgets against their own events", "its own events come to"),
+        ({"accountant": "rdp"}, "budgets against their own events", "rdp decided"),
+        ({"terms": None}, "budgets against their own events", "no terms"),
+        (fewer(8), "budgets against their own events", "leaves out events"),
+        ({"ledger_seq": 2}, "budgets against their own events", "covers its ledger to entry 2"),
+        (fewer(24), "budgets against copies of the ledgers", "other events than its own signed"),
+        (
+            {"ledger_head_sha256": "d" * 64},
+            "budgets against copies of the ledgers",
+            "another entry",
+        ),
+    ],
+    ids=["epsilon", "accountant", "terms", "fewer", "older", "more", "head"],
+)
+def test_lie_that_a_site_signed_is_named(world, changes, named, said):
+    resign(world, "b", **changes)
+
+    broken = check(world).broken
+
+    assert broken.what == named
+    assert "'b'" in broken.complaint
+    assert said in broken.complaint
+
+
+def test_site_that_leaves_out_an_earlier_campaign_contradicts_its_witnessed_ledger():
+    world = world_of(campaign_of())
+    site = world.sites["c"]
+    site.ledger.reserve(
+        campaign_digest="e" * 64,
+        round_number=1,
+        plan_sha256="a" * 64,
+        event=step(16),
+        require=lambda _events: None,
+    )
+    for number in (1, 2):
+        for name in world.sites:
+            take_part(world, name, number)
+        finish(world, number)
+    honest = check(world)
+
+    resign(world, "c", **fewer(16))
+
+    broken = check(world).broken
+    assert honest.broken is None
+    assert broken.what == "budgets against copies of the ledgers"
+    assert "'c'" in broken.complaint
+
+
+def test_forged_statement_counts_as_not_stated_and_the_logged_one_differs(world):
+    logged = logged_of(world)
+    replace(world, keys.budget("tiny", ROUND, "a"), BudgetStatement, epsilon=0.1)
+
+    broken = check(world, logged).broken
+
+    assert broken.what == "logged statement"
+
+
+# --- Central whole-site noise: the federation's ledger.
+
+
+@pytest.fixture(scope="module")
+def central():
+    return run_world(client_campaign("gaussian"))
+
+
+def tampered(central, key, data):
+    world = copy.copy(central)
+    world.store = copy.copy(central.store)
+    world.store._objects = dict(central.store._objects) | {key: data}
+    return world
+
+
+def test_release_that_is_not_on_the_federations_ledger_is_named(central):
+    key = keys.charge("tiny", 2)
+    charge = from_bytes(RoundCharge, central.store.get(key), what=key)
+    seq = charge.federation.ledger_seq
+    other = charge.federation.model_copy(update={"ledger_seq": seq + 7})
+    world = tampered(central, key, to_bytes(charge.model_copy(update={"federation": other})))
+
+    broken = check(world).broken
+
+    assert broken.what == "the federation's ledger"
+    assert "round 2" in broken.complaint
+
+
+def test_changed_entry_of_the_federations_ledger_is_named(central):
+    (last, *_) = sorted(central.store.list(keys.FEDERATION + keys.LEDGER), reverse=True)
+    entry = json.loads(central.store.get(last))
+    entry["time"] = "2026-03-02T12:00:00Z"
+    world = tampered(central, last, json.dumps(entry, sort_keys=True).encode())
+
+    broken = check(world).broken
+
+    assert broken.what == "the federation's ledger"
+
+
+def test_federation_that_states_less_than_its_ledger_holds_is_named(central):
+    key = keys.federation_budget("tiny", 2)
+    statement = from_bytes(BudgetStatement, central.store.get(key), what=key)
+    one = GaussianEvent(noise_multiplier=1.0)
+    lie = statement.model_copy(
+        update={"events": (one,), "epsilon": epsilon([one], delta=1e-3, accountant="gdp")}
+    )
+    ledger: Ledger = central.coordinator.federation.ledger
+    signed = sign(lie, central.coordinator.federation.key)
+    world = tampered(central, key, to_bytes(signed))
+
+    broken = check(world).broken
+
+    assert len(ledger.events()) == 2
+    assert broken.what == "the federation's ledger"
+    assert "other events than its ledger" in broken.complaint
