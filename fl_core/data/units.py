@@ -32,6 +32,7 @@ from fl_core.data.rows import (
     row_bytes,
     take_rows,
 )
+from fl_core.errors import CampaignError
 
 KEY_BYTES = 32
 _DRAW, _SPLIT = b"fedloom unit draw", b"fedloom unit split"
@@ -42,6 +43,25 @@ def unit_of(campaign: Campaign) -> str:
     """Return whom a campaign protects: ``row``, or the column that names a person."""
     record = campaign.privacy.record
     return ROW if record is None else record.unit
+
+
+def require_unit(rows: Rows, unit: str, max_rows: int) -> None:
+    """Check that rows can be counted by a unit, before a ledger is begun that counts it for ever.
+
+    Raises:
+        CampaignError: There is no such column, no row has a value in it, or a bound other than 1
+            is given for rows.
+    """
+    if unit == ROW and max_rows != 1:
+        raise CampaignError(
+            f"{max_rows} rows per unit are asked for and the unit is the row; "
+            "name a column as unit, or leave the bound at 1"
+        )
+    if unit != ROW and not has_unit(rows, unit).any():
+        raise CampaignError(
+            f"no row of {rows.source} has a value in column {unit!r}",
+            hint="name the column that says whose a row is",
+        )
 
 
 def has_unit(rows: Rows, unit: str) -> Mask:

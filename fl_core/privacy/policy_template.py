@@ -17,6 +17,10 @@ _SERIES = """\
 #sampling_rate = 0.1
 #max_steps = 48
 """
+_UNIT = """\
+unit = "row"
+max_rows_per_unit = 1
+"""
 _CLIENT = """\
 #[client]
 #epsilon = 4.0
@@ -35,10 +39,9 @@ dataset = "{{dataset}}"
 
 # Whom the limit protects: one row, or all rows of one value of a column, such as "patient_id". A
 # campaign must protect the same unit with the same number of rows. Under "row" a person with many
-# rows is protected less than a row.
-unit = "row"
-max_rows_per_unit = 1
-adjacency = "add_remove"
+# rows is protected less than a row. The ledger counts this unit for ever, so `fedloom site init`
+# is told of it (--unit) and writes both lines before the ledger begins.
+{_UNIT}adjacency = "add_remove"
 
 # The limit over all campaigns on this dataset, ever. A round that would pass it is declined.
 # Rough reading: epsilon up to 1 is strong, up to 10 is common in practice, above says little.
@@ -130,6 +133,15 @@ def policy_text(
             _CLIENT, f"[client]\nepsilon = {client.epsilon!r}\ndelta = {client.delta!r}\n"
         )
     return text + witness_tables(witnesses)
+
+
+def counting_units(text: str, unit: str, max_rows_per_unit: int) -> str:
+    """Return a policy's text with whom it protects: ``row``, or so many rows of a column's value.
+
+    To be said before the ledger is begun, whose first entry fixes the unit.
+    """
+    said = f'unit = "{unit}"\nmax_rows_per_unit = {max_rows_per_unit}\n'
+    return text.replace(_UNIT, said, 1)
 
 
 def witness_tables(witnesses: Iterable[Witness]) -> str:

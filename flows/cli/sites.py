@@ -13,6 +13,21 @@ import typer
 from fl_core.errors import CampaignError
 from flows.cli.context import HomeOption, JsonOption, use_coordinator
 from flows.cli.output import console_err, print_json
+from flows.cli.site_options import (
+    BoundOption,
+    DataOption,
+    DatasetOption,
+    DeclaredOption,
+    DeltaOption,
+    EndpointOption,
+    EpsilonOption,
+    NewRowsOption,
+    PrefectOption,
+    SiteArgument,
+    StoreOption,
+    UnitOption,
+    WitnessOption,
+)
 
 if TYPE_CHECKING:
     from tasks.site_config import SiteHome
@@ -21,37 +36,20 @@ SiteHomeOption = Annotated[Path, typer.Option("--home", help="The site's own fol
 
 
 def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the command
-    site: Annotated[str, typer.Argument(help="Name of the site, as campaigns use it.")],
-    data: Annotated[Path, typer.Option(help="File with the rows: parquet, jsonl or csv.")],
-    epsilon: Annotated[
-        float, typer.Option(min=0, help="Limit over all campaigns on these rows, ever.")
-    ],
-    delta: Annotated[
-        float, typer.Option(min=0, max=1, help="Probability outside it; below one over the rows.")
-    ],
+    site: SiteArgument,
+    data: DataOption,
+    epsilon: EpsilonOption,
+    delta: DeltaOption,
     home: SiteHomeOption = Path("site"),
-    prefect_api_url: Annotated[
-        str, typer.Option("--prefect-api", help="API that the worker polls.")
-    ] = "http://127.0.0.1:4200/api",
-    store: Annotated[str, typer.Option(help="s3://bucket or file:///folder.")] = "s3://fedloom",
-    endpoint: Annotated[
-        str, typer.Option(help="Base URL of an S3-compatible server; empty is AWS.")
-    ] = "",
-    declared_examples: Annotated[
-        int | None, typer.Option(min=1, help="Public size; rounded to a power of two.")
-    ] = None,
-    witness: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Who keeps copies of the ledger, beside the coordinator's store: a folder on "
-            "another disk, or s3://bucket/prefix. May be given several times."
-        ),
-    ] = None,
-    dataset: Annotated[str, typer.Option(help="Opaque id of these rows; empty draws one.")] = "",
-    new_rows: Annotated[
-        bool,
-        typer.Option("--new-rows", help="No ledger was ever kept for these rows, by anybody."),
-    ] = False,
+    prefect_api_url: PrefectOption = "http://127.0.0.1:4200/api",
+    store: StoreOption = "s3://fedloom",
+    endpoint: EndpointOption = "",
+    declared_examples: DeclaredOption = None,
+    witness: WitnessOption = None,
+    unit: UnitOption = "row",
+    max_rows_per_unit: BoundOption = 1,
+    dataset: DatasetOption = "",
+    new_rows: NewRowsOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Make a site: key, config, policy and the privacy ledger's first entry.
@@ -62,15 +60,17 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     Example: `fedloom site init north --data rows.csv --epsilon 8 --delta 1e-5 --home /srv/fedloom
     --witness /mnt/other-disk/fedloom-witness`
     """
+    from fl_core.data.units import require_unit
     from fl_core.privacy.policy_documents import CoordinatorWitness
-    from fl_core.privacy.policy_template import policy_text
+    from fl_core.privacy.policy_template import counting_units, policy_text
     from fl_core.updates.signing import fingerprint
     from tasks.enrolment import NewSite, make_site
     from tasks.site_config import CREDENTIALS, SiteHome, checked_config
     from tasks.site_rows import read_rows
+    from tasks.unit_key import read_unit_key
     from tasks.witnesses import parse_witness
 
-    read_rows(data)
+    require_unit(read_rows(data), unit, max_rows_per_unit)
     own = SiteHome(home)
     config = checked_config(
         {
@@ -86,14 +86,17 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
         source=str(own.config),
     )
     witnesses = (CoordinatorWitness(), *(parse_witness(text) for text in witness or ()))
+    text = policy_text(epsilon=epsilon, delta=delta, witnesses=dict.fromkeys(witnesses))
     new = NewSite(
         config,
-        policy_text(epsilon=epsilon, delta=delta, witnesses=dict.fromkeys(witnesses)),
+        counting_units(text, unit, max_rows_per_unit),
         declared_examples,
         dataset or None,
         new_rows,
     )
     enrolment = make_site(own, new)
+    # Now, so that it is in the first backup of the folder.
+    read_unit_key(own)
     show_witnesses(own)
     shown = fingerprint(enrolment.signing_key)
     console_err.print(

@@ -1,0 +1,68 @@
+"""`fedloom site init --unit`: policy, ledger and key of a site that protects people."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from fl_core.errors import CampaignError
+from flows.cli.main import app
+from tasks.site_config import SiteHome, open_site, read_site_config, site_policy
+from tasks.unit_key import FILE
+
+ROWS = "text,label,patient_id\na,x,p1\nb,y,p1\nc,x,\n"
+
+
+def init(tmp_path, *options, rows=ROWS):
+    data = tmp_path / "rows.csv"
+    data.write_text(rows, encoding="utf-8")
+    home = SiteHome(tmp_path / "site")
+    arguments = ["north", "--data", str(data), "--epsilon", "8", "--delta", "1e-5"]
+    witness = ["--witness", str(tmp_path / "witness"), "--store", (tmp_path / "store").as_uri()]
+    result = CliRunner().invoke(
+        app,
+        ["site", "init", *arguments, "--home", str(home.root), *witness, *options, "--json"],
+    )
+    return home, result
+
+
+def test_site_for_people_counts_them_from_the_ledgers_first_entry_on(tmp_path):
+    home, result = init(tmp_path, "--unit", "patient_id", "--max-rows-per-unit", "4")
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["site"] == "north"
+    policy = site_policy(home)
+    assert (policy.unit, policy.max_rows_per_unit) == ("patient_id", 4)
+    (genesis,) = open_site(home, read_site_config(home)).ledger.entries()
+    assert genesis.unit == "patient_id"
+    assert len((home.root / FILE).read_bytes()) == 32
+
+
+def test_site_counts_rows_unless_told_otherwise(tmp_path):
+    home, result = init(tmp_path)
+
+    assert result.exit_code == 0, result.output
+    policy = site_policy(home)
+    assert (policy.unit, policy.max_rows_per_unit) == ("row", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "said"),
+    [
+        (("--unit", "person"), ROWS, "no column 'person'"),
+        (("--unit", "patient_id"), "text,label,patient_id\na,x,\n", "no row of .* has a value in"),
+        (("--max-rows-per-unit", "4"), ROWS, "the unit is the row"),
+        (("--unit", "a b", "--max-rows-per-unit", "4"), "text,a b\na,p\n", "unit is 'a b'"),
+    ],
+    ids=["no column", "empty column", "bound without unit", "name of the column"],
+)
+def test_unit_that_cannot_be_counted_is_refused_before_anything_is_made(
+    tmp_path, options, rows, said
+):
+    home, result = init(tmp_path, *options, rows=rows)
+
+    assert isinstance(result.exception, CampaignError)
+    with pytest.raises(CampaignError, match=said):
+        raise result.exception
+    assert not home.key.exists()
+    assert not home.policy.exists()
