@@ -21,6 +21,7 @@ from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.policy import parse_policy
 from fl_core.updates.signing import generate_key, public_hex, write_key
 from tasks.site_config import LEDGER, SiteConfig, SiteHome, config_text, surroundings
+from tasks.unit_key import read_unit_key
 from tasks.witnesses import prepare_witnesses, require_unknown
 
 
@@ -90,6 +91,8 @@ def make_site(home: SiteHome, new: NewSite) -> Enrolment:
     require_unknown(policy, around, site=new.config.site, is_new_data=new.is_new_data)
     home.policy.write_text(text, encoding="utf-8")
     prepare_witnesses(policy, around, site=new.config.site)
+    # Now, so that it is in the first backup of the folder.
+    read_unit_key(home)
     Ledger.create(
         home.store(LEDGER),
         dataset=policy.dataset,

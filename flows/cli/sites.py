@@ -67,7 +67,6 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     from tasks.enrolment import NewSite, make_site
     from tasks.site_config import CREDENTIALS, SiteHome, checked_config
     from tasks.site_rows import read_rows
-    from tasks.unit_key import read_unit_key
     from tasks.witnesses import parse_witness
 
     require_unit(read_rows(data), unit, max_rows_per_unit)
@@ -95,8 +94,6 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
         new_rows,
     )
     enrolment = make_site(own, new)
-    # Now, so that it is in the first backup of the folder.
-    read_unit_key(own)
     show_witnesses(own)
     shown = fingerprint(enrolment.signing_key)
     console_err.print(
