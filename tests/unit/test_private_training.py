@@ -321,6 +321,62 @@ def test_uncovered_tensor_is_refused_by_name(module, name):
         require_private(trainee, plain_probe())
 
 
+class Scaled(torch.autograd.Function):
+    """Passes its input on and gives back another gradient than it should, to the weight only."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        return gradient @ weight, 2 * gradient.T @ x
+
+
+class OwnBackward(nn.Linear):
+    """A linear layer whose own autograd function doubles its gradient; the capture would not."""
+
+    def forward(self, x):
+        return Scaled.apply(x, self.weight)
+
+
+def test_layer_with_a_backward_of_its_own_is_refused_by_name():
+    module = nn.Sequential(OwnBackward(4, 2, bias=False))
+
+    with pytest.raises(TrainingError, match=r"0\.weight \(of a OwnBackward\)"):
+        require_private(plain_trainee(module), plain_probe())
+
+
+class Halved(torch.autograd.Function):
+    """Hands back half of the gradient the first time it is asked, and all of it later."""
+
+    calls = 0
+
+    @staticmethod
+    def forward(ctx, x):  # noqa: ARG004  torch passes it
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):  # noqa: ARG004  torch passes it
+        Halved.calls += 1
+        return gradient * (0.5 if Halved.calls <= 2 else 1.0)
+
+
+def test_gradients_that_are_not_those_of_plain_autograd_are_refused():
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return Halved.apply(self.layer(x))
+
+    with pytest.raises(TrainingError, match="not what plain autograd gives"):
+        require_private(plain_trainee(Odd()), plain_probe())
+
+
 def test_gradient_that_is_asked_for_but_not_trained_is_refused_by_name():
     module = Twice()
     trainee = Trainee(module, {"inner.weight": module.inner.weight}, plain_trainee(module).losses)
