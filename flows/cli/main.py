@@ -22,6 +22,7 @@ from flows.cli import (
     simulation,
     sites,
     stack,
+    statement,
 )
 from flows.cli.output import fail
 
@@ -45,6 +46,7 @@ app.command("check")(campaigns.check)
 app.command("plan")(plan.plan)
 app.command("run")(campaigns.run)
 app.command("status")(campaigns.status)
+app.command("statement")(statement.statement)
 app.command("simulate")(simulation.simulate)
 app.command("audit")(audit.audit)
 app.command("enrol")(sites.enrol)
