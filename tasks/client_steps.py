@@ -18,6 +18,7 @@ from fl_core.errors import FedloomError, RoundError
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.site import Site, SiteWork
 from fl_core.rounds.site_round import client_round, decline_round, require_own_plan
+from fl_core.rounds.site_witness import void_idle_reserves
 from fl_core.updates.outbox import exclusive
 from tasks.site_config import SiteConfig, SiteHome, open_site
 
@@ -101,6 +102,18 @@ class Session:
         except Exception as error:
             log.exception("round not answered round=%d", plan.round)
             return "retry" if isinstance(error, FedloomError) and error.retryable else "failed"
+
+    def settle(self) -> None:
+        """Take back charges of closed rounds that nothing was trained for; raises nothing.
+
+        What cannot be settled now stays charged and is tried again by the next session.
+        """
+        try:
+            with exclusive(self.home.root / "outbox.lock"):
+                site = open_site(self.home, self.config)
+                void_idle_reserves(site, self.assembly, self.store)
+        except Exception:
+            log.exception("idle charges not settled")
 
     def _answer(self, site: Site, plan: RoundPlan) -> Answer:
         assembly, store = self.assembly, self.store

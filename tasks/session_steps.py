@@ -81,6 +81,15 @@ def serve(request: SessionRequest, *, make_work: MakeWork = site_work) -> str:
         return "stopped"
     session = Session(request.home, request.config, assembly, store, make_work)
     _prepare(session)
+    try:
+        return _serve_plans(session, request, waiting)
+    finally:
+        # The last round has no later one that would find what it left.
+        session.settle()
+
+
+def _serve_plans(session: Session, request: SessionRequest, waiting: Waiting) -> str:
+    store = session.store
     known = round_numbers(store, request.campaign_id)
     number = known[-1] if known else 1
     while not is_stopped(request, store):

@@ -90,14 +90,15 @@ def ledger_recover(
     for own in site_homes(home, site):
         config = read_site_config(own)
         for recovered in recover_ledgers(own, config, assume_lost=assume_lost):
-            done.append({"site": config.site, **asdict(recovered)})
+            aside = None if recovered.set_aside is None else str(recovered.set_aside)
+            done.append({"site": config.site, **asdict(recovered), "set_aside": aside})
             console_err.print(
                 f"{config.site}, unit {recovered.unit}: {len(recovered.imported)} entries came "
                 f"back, {len(recovered.replaced)} were replaced, {len(recovered.charged)} rounds "
                 "were charged because nobody can tell",
                 markup=False,
             )
-            if recovered.set_aside is not None:
-                console_err.print(f"the old ledger is kept in {recovered.set_aside}", markup=False)
+            if aside is not None:
+                console_err.print(f"the old ledger is kept in {aside}", markup=False)
     if json_output:
         print_json({"ledgers": done})

@@ -128,6 +128,16 @@ def test_default_order_costs_little_against_the_best(reached, noise, rate, count
     assert at_default < 1.05 * best
 
 
+@pytest.mark.parametrize("limit", [20, 40, 100, 1e4])
+def test_default_order_of_a_generous_limit_still_counts_steps(limit):
+    policy = demo_policy(series=None, epsilon=limit)
+
+    after = verdict(policy, [], steps(8))
+
+    # Eight steps cost 6.9 by dp_accounting's RDP at its best order; 1.7 gives 15.1.
+    assert after.epsilon < 16
+
+
 @dataclass(frozen=True)
 class Case:
     policy: dict

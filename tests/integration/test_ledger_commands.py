@@ -1,0 +1,292 @@
+"""A site made, restored from a backup and recovered by the real commands, on a real disk.
+
+The round itself runs in this process over the site that the commands made; its campaign's store is
+a folder, its own witness another one.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+from worlds import FakeWork, campaign_of
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import document_sha256
+from fl_core.artifacts.local import LocalStore
+from fl_core.errors import FedloomError, LedgerCorrupt, PolicyRefused, WitnessUnavailable
+from fl_core.privacy.budget import spend
+from fl_core.privacy.policy import approve
+from fl_core.rounds.plan import open_campaign, open_round
+from fl_core.rounds.release import skip_round
+from fl_core.rounds.site_charge import reserve_round
+from fl_core.rounds.site_round import client_round
+from flows.cli.main import app
+from tasks.client_steps import Session
+from tasks.enrolment import admit, read_enrolment
+from tasks.site_config import SiteHome, open_site, read_site_config
+
+SITE = "north"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left behind: its output, and the error that `fedloom` would end with."""
+
+    stdout: str
+    stderr: str
+    error: FedloomError | None
+
+
+def fedloom(*words) -> Ended:
+    found = CliRunner().invoke(app, [str(word) for word in words])
+    error = found.exception
+    if error is not None and not isinstance(error, FedloomError):
+        raise error
+    return Ended(found.stdout, found.stderr, error)
+
+
+@dataclass
+class Place:
+    """A made site with the folders around it."""
+
+    folder: Path
+
+    @property
+    def home(self) -> SiteHome:
+        return SiteHome(self.folder / "site")
+
+    @property
+    def disk(self) -> Path:
+        return self.folder / "other-disk" / "witness"
+
+    def init(self, *words, home="site"):
+        return fedloom(
+            *("site", "init", SITE, "--data", self.folder / "rows.csv", "--epsilon", 20),
+            *("--delta", 1e-5, "--store", f"file://{self.folder}/store", "--home"),
+            *(self.folder / home, "--witness", self.disk, *words),
+        )
+
+    def session(self, work=None) -> Session:
+        """Return a session of the site that has approved the campaign."""
+        store = LocalStore(self.folder / "store")
+        campaign = campaign_of(sites=(SITE,))
+        assembly = open_campaign(store, campaign)
+        admit(store, read_enrolment(self.home.enrolment))
+        approve(self.home.store("approvals"), campaign, now=datetime.now(UTC))
+        config = read_site_config(self.home)
+        return Session(self.home, config, assembly, store, lambda *_: work)
+
+    def plan(self, number):
+        session = self.session()
+        now = datetime.now(UTC)
+        return open_round(session.assembly, session.store, round_number=number, now=now)
+
+    def round(self, number):
+        """Take part in a round and return the answer and how often was trained."""
+        plan, session = self.plan(number), self.session()
+        work = FakeWork(session.assembly.shapes(number), rng=np.random.default_rng(number))
+        site = open_site(self.home, session.config)
+        answer = client_round(site, work, assembly=session.assembly, store=session.store, plan=plan)
+        return answer, work.trainings
+
+    def backup(self):
+        shutil.copytree(self.home.root, self.folder / "backup")
+
+    def restore(self):
+        shutil.rmtree(self.home.root)
+        shutil.copytree(self.folder / "backup", self.home.root)
+
+    def verify(self):
+        found = fedloom("ledger", "--home", self.home.root, "--verify", "--json")
+        return json.loads(found.stdout)["ledgers"][0], found.error
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\nthe pump leaks,yes\nall is well,no\n")
+    made = Place(tmp_path)
+    made.init()
+    return made
+
+
+def test_restored_site_is_found_refused_recovered_and_goes_on(place):
+    place.round(1)
+    place.backup()
+    place.round(2)
+    place.restore()
+
+    broken, said = place.verify()
+    with pytest.raises(LedgerCorrupt):
+        place.round(3)
+    done = json.loads(fedloom("ledger", "recover", "--home", place.home.root, "--json").stdout)[
+        "ledgers"
+    ][0]
+    sound, nothing = place.verify()
+    answer, trainings = place.round(3)
+
+    assert "ends at entry 3" in broken["broken"]
+    assert "holds entry 4" in broken["broken"]
+    assert isinstance(said, LedgerCorrupt)
+    assert "ledger recover" in said.hint
+    assert (done["imported"], done["charged"]) == ([4, 5], [])
+    assert (sound["broken"], nothing) == ("", None)
+    assert [w["complaint"] for w in sound["witnesses"]] == ["", ""]
+    assert (answer.status, trainings) == ("uploaded", 1)
+    site = open_site(place.home, read_site_config(place.home))
+    whole = [campaign_noise().event] * 3
+    assert spend(site.policy, site.ledger.events()) == spend(site.policy, whole)
+
+
+def campaign_noise():
+    from fl_core.assembly import noise_plan
+
+    return noise_plan(campaign_of(sites=(SITE,)))
+
+
+def test_deleted_ledger_is_not_made_again_and_comes_back_from_witnesses(place):
+    place.round(1)
+    shutil.rmtree(place.home.root / "ledger")
+
+    refused = place.init()
+    _, said = place.verify()
+    fedloom("ledger", "recover", "--home", place.home.root)
+    sound, _ = place.verify()
+
+    assert "never made again" in str(refused.error)
+    assert "no genesis" in str(said)
+    assert [entry["kind"] for entry in sound["entries"]] == ["genesis", "reserve", "commit"]
+
+
+@pytest.mark.parametrize("words", [(), ("--dataset",), ("--dataset", "--new-rows")], ids=str)
+def test_second_genesis_for_rows_that_a_witness_knows_is_refused(place, words):
+    place.round(1)
+    dataset = open_site(place.home, read_site_config(place.home)).policy.dataset
+    named = [
+        each for word in words for each in ((word, dataset) if word == "--dataset" else (word,))
+    ]
+
+    refused = place.init(*named, home="again")
+
+    assert isinstance(refused.error, PolicyRefused)
+    assert dataset in str(refused.error)
+    assert "ledger recover" in refused.error.hint
+    assert not (place.folder / "again" / "ledger").exists()
+
+
+def test_other_rows_of_the_same_site_get_a_ledger_when_the_operator_says_so(place):
+    place.round(1)
+
+    place.init("--new-rows", home="other")
+
+    other = SiteHome(place.folder / "other")
+    assert len(open_site(other, read_site_config(other)).ledger.entries()) == 1
+
+
+def test_unmounted_witness_is_away_and_no_empty_folder_stands_in_for_it(place):
+    place.round(1)
+    place.disk.rename(place.disk.with_name("unmounted"))
+    place.disk.mkdir()
+
+    with pytest.raises(WitnessUnavailable):
+        place.round(2)
+    verdict, _ = place.verify()
+    place.disk.rmdir()
+    place.disk.with_name("unmounted").rename(place.disk)
+    answer, _ = place.round(2)
+
+    assert [w["is_away"] for w in verdict["witnesses"]] == [False, True]
+    assert answer.status == "uploaded"
+
+
+@pytest.mark.parametrize(
+    ("lost", "kept_rounds", "replaced", "charged"),
+    [
+        # Two branches of one length: the site's own goes on, the other one's round is charged.
+        ([2], [1, 4], [], ["2"]),
+        # The witness' branch is longer: it becomes the ledger, in a fresh folder.
+        ([2, 3], [1, 2, 3], [4, 5], ["4"]),
+    ],
+    ids=["own branch goes on", "other branch is longer"],
+)
+def test_ledger_that_was_written_on_after_a_restore_is_charged_for_both_branches(
+    place, lost, kept_rounds, replaced, charged
+):
+    place.round(1)
+    place.backup()
+    for number in lost:
+        place.round(number)
+    place.restore()
+    # Both witnesses were away at the restore, and the operator prepared empty ones in their place.
+    kept, copies = place.disk.with_name("kept"), place.folder / "store" / "witness"
+    place.disk.rename(kept)
+    copies.rename(place.folder / "copies-kept")
+    fedloom("site", "witness", "--home", place.home.root)
+    place.round(4)
+    shutil.rmtree(place.disk)
+    kept.rename(place.disk)
+
+    broken, _ = place.verify()
+    done = json.loads(fedloom("ledger", "recover", "--home", place.home.root, "--json").stdout)[
+        "ledgers"
+    ][0]
+    sound, nothing = place.verify()
+    answer, _ = place.round(5)
+
+    assert "is another one at witness" in broken["broken"]
+    assert done["replaced"] == replaced
+    assert [each.split("/")[1] for each in done["charged"]] == charged
+    assert [e["round"] for e in sound["entries"] if e["kind"] == "reserve"] == kept_rounds
+    assert nothing is None
+    assert answer.status == "uploaded"
+    aside = list(place.home.root.glob("ledger-set-aside-*"))
+    assert len(aside) == bool(replaced)
+
+
+def test_session_takes_back_the_charge_of_a_closed_round_that_it_never_trained_for(place):
+    session, plan = place.session(), place.plan(1)
+    site = open_site(place.home, read_site_config(place.home))
+    reserve_round(site, session.assembly, plan, plan_sha256=document_sha256(plan))
+    charged = site.ledger.events()
+
+    session.settle()
+    before_the_end = site.ledger.events()
+    skip_round(session.assembly, session.store, plan, reason="too few updates", now=plan.deadline)
+    session.settle()
+    session.settle()
+
+    assert (len(charged), len(before_the_end), site.ledger.events()) == (1, 1, [])
+    verdict, nothing = place.verify()
+    assert [entry["kind"] for entry in verdict["entries"]] == ["genesis", "reserve", "void"]
+    assert nothing is None
+
+
+def test_site_init_warns_of_a_witness_on_the_ledgers_own_disk(place):
+    said = place.init("--new-rows", home="other").stderr
+
+    assert "same file system" in said
+
+
+def test_site_without_a_witness_of_its_own_is_told_at_once(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\na,yes\n")
+
+    said = fedloom(
+        *("site", "init", SITE, "--data", tmp_path / "rows.csv", "--epsilon", 8, "--delta", 1e-5),
+        *("--store", f"file://{tmp_path}/store", "--home", tmp_path / "site"),
+    ).stderr
+
+    assert "names 1 witnesses" in said
+    assert "[[witness]]" in said
+
+
+def test_witness_folder_holds_every_entry_under_the_sites_name(place):
+    place.round(1)
+
+    dataset = open_site(place.home, read_site_config(place.home)).policy.dataset
+    held = LocalStore(place.disk).list(keys.witness(SITE, dataset, "row"))
+
+    assert [key.rsplit("/", 1)[1] for key in held] == ["000001.json", "000002.json", "000003.json"]
