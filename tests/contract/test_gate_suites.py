@@ -39,6 +39,17 @@ def test_missing_column_is_a_report_by_name(suite):
     assert first not in to_bytes(verdict.report).decode()
 
 
+def test_column_of_the_unit_is_required_beside_the_suites_own(suite):
+    columns = required_columns(suite, task_of(suite))
+    rows = rows_of(frame_of(columns, n_rows=30), "rows.csv")
+
+    verdict = run_gate(rows, suite, task=task_of(suite), unit="patient_id")
+
+    assert verdict.report.failed == ("required_columns",)
+    assert required_columns(suite, task_of(suite), unit="patient_id") == (*columns, "patient_id")
+    assert required_columns(suite, task_of(suite), unit=columns[0]) == columns
+
+
 def test_empty_table_is_a_report_and_not_a_crash(suite):
     columns = required_columns(suite, task_of(suite))
 

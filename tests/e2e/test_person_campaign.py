@@ -22,7 +22,7 @@ from flows import local_stack
 from flows.local_sites import LocalSite, make_local_site, site_home
 from flows.local_workers import environment, start_workers
 from flows.processes import ended_with_this_process
-from tests.e2e.federation import Federation
+from tests.e2e.federation import Federation, wait_until
 from tests.e2e.traces import database_texts, objects_of, outside_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -32,7 +32,6 @@ SITES = ("north", "south")
 # Part of every invented id: whatever leaves a site must not hold it.
 CANARY = b"-mechanic-"
 SERIES = Series(noise_multiplier=0.8, sampling_rate=0.1, max_steps=100)
-UNIT = 'unit = "mechanic"\nmax_rows_per_unit = 4\n'
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +55,13 @@ def people() -> Iterator[Federation]:
 
 
 def make_sites(federation):
-    from fl_core.privacy.policy_template import policy_text
+    from fl_core.privacy.policy_template import counting_units, policy_text
 
     (federation.home / "holdouts").mkdir(exist_ok=True)
     holdout = federation.folder / "holdouts" / "excavators.csv"
     shutil.copy(holdout, federation.home / "holdouts" / holdout.name)
     text = policy_text(epsilon=40.0, delta=1e-5, series=SERIES)
-    policy = text.replace('unit = "row"\nmax_rows_per_unit = 1\n', UNIT)
-    assert policy != text
+    policy = counting_units(text, "mechanic", 4)
     for site in SITES:
         own = site_home(federation.home, site).root
         own.mkdir(parents=True)
@@ -166,6 +164,13 @@ def test_a_round_at_a_site_ends_for_prefect_at_the_public_time_too(people, statu
         for r in status["rounds"]
     }
 
+    wait_until(
+        lambda: (
+            {r["state_type"] for r in people.flow_runs("site-session", "mechanics")}
+            == {"COMPLETED"}
+        ),
+        what="sessions that waited for their upload to see the run's end",
+    )
     assert len(tasks) == 4
     for task in tasks:
         ended = datetime.fromisoformat(task["end_time"])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fl_core.campaign.specs import TaskSpec
 from fl_core.data.prompts import usable_rows
 from fl_core.data.rows import dataset_version, rows_of, take_rows
+from fl_core.data.units import bounded_rows, has_unit
 from tasks.row_gate import run_gate
 from tasks.site_rows import read_rows
 from tasks.suite_files import load_suite
@@ -47,6 +48,30 @@ def test_gate_judges_any_cells_and_keeps_only_rows_that_can_be_encoded(table):
     assert sorted([*verdict.kept.tolist(), *verdict.quarantine]) == list(range(len(rows)))
     assert set(range(20)) <= set(verdict.kept.tolist())
     assert usable_rows(take_rows(rows, verdict.kept), TASK).all()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(table=st.lists(st.tuples(ROW, st.one_of(CELL, st.just("p1"))), max_size=8))
+def test_gate_lets_rows_pass_that_say_whose_they_are_whatever_the_others_hold(table):
+    cells = [
+        *((*row, f"p{n % 3}") for n, row in enumerate(CLEAN)),
+        *((*r, who) for r, who in table),
+    ]
+    frame = pd.DataFrame(cells, columns=["text", "label", "date", "person"], dtype=object)
+    rows = rows_of(frame, "rows")
+
+    verdict = run_gate(rows, SUITE, task=TASK, unit="person")
+
+    kept = take_rows(rows, verdict.kept)
+    assert verdict.report.passed
+    assert has_unit(kept, "person").all()
+    # What passes for people is what passes for rows, less the rows that are nobody's.
+    as_rows = set(run_gate(rows, SUITE, task=TASK).kept.tolist())
+    whose = has_unit(rows, "person")
+    assert set(verdict.kept.tolist()) == {n for n in as_rows if whose[n]}
+    taken = bounded_rows(kept, unit="person", max_rows=2, key=bytes(32))
+    counts = kept.frame["person"].iloc[taken].value_counts()
+    assert counts.max() <= 2
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -164,6 +164,21 @@ def test_rule_03_a_verdict_on_rows_does_not_stand_for_one_on_people():
     assert as_people.report.failed == ("minimum_rows",)
 
 
+def test_rule_20_the_verdict_on_people_is_judged_once_as_well():
+    frame = pd.DataFrame(
+        [("p1", f"text {n}", "one") for n in range(25)],
+        columns=[UNIT, "text", "label"],
+        dtype=object,
+    )
+    rows, suite, store = rows_of(frame, "rows"), load_suite("labelled-texts"), MemoryStore()
+
+    first = cached_gate(rows, suite, task=TASK, store=store, unit=UNIT)
+    again = cached_gate(rows, suite, task=TASK, store=store, unit=UNIT)
+
+    assert len(store.list("gates/")) == 1
+    assert first.kept.tolist() == again.kept.tolist() == list(range(25))
+
+
 @pytest.mark.parametrize(
     "own",
     [{"unit": "row", "max_rows_per_unit": 1}, {"unit": "case_id"}, {"max_rows_per_unit": 2}],
