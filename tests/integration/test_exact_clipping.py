@@ -11,30 +11,13 @@ import numpy as np
 import pytest
 import torch
 from opacus import GradSampleModule
-from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import (
-    AlbertConfig,
-    AlbertModel,
-    BertConfig,
-    BertModel,
-    DistilBertConfig,
-    DistilBertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    RobertaConfig,
-    RobertaModel,
-)
+from transformers import BertConfig, BertModel
 
 from fl_core.campaign.specs import AdapterSpec, TaskSpec
 from fl_core.data.prompts import EncodedRows
-from fl_core.errors import CampaignError, TrainingError
+from fl_core.errors import TrainingError
 from fl_core.models.loading import LoadedBase, adapter_layout, load_base, resolve_base
 from fl_core.models.losses import row_losses
 from fl_core.models.peft_state import AdaptedModel, attach
@@ -43,52 +26,12 @@ from fl_core.training.capture import Capture
 from fl_core.training.model_checks import require_private
 from fl_core.training.private_training import clip_units, clipped_sum, unit_gradients
 from fl_core.training.trainee import Trainee, trainee_of
+from tests.many_models import DECODERS, ENCODERS, TARGETS, WIDE, logits_losses
 from tests.row_by_row import largest_error, one_by_one
 from tests.tiny_models import ANSWERS, CLASSES, random_state, tiny_rows
 
 torch.set_num_threads(1)
 EXACT = 2e-5
-WIDE = {
-    "vocab_size": 50,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "attn_implementation": "eager",
-}
-# ALBERT runs one layer three times: every one of its modules is used three times.
-ENCODERS = {
-    "bert": lambda: BertModel(BertConfig(**WIDE)),
-    "roberta": lambda: RobertaModel(RobertaConfig(**WIDE)),
-    "albert": lambda: AlbertModel(
-        AlbertConfig(embedding_size=16, **{**WIDE, "num_hidden_layers": 3})
-    ),
-    "distilbert": lambda: DistilBertModel(
-        DistilBertConfig(
-            vocab_size=50,
-            dim=32,
-            n_layers=2,
-            n_heads=4,
-            hidden_dim=64,
-            attn_implementation="eager",
-        )
-    ),
-}
-DECODERS = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **WIDE)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(num_key_value_heads=2, **WIDE)),
-    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**WIDE)),
-}
-TARGETS = {
-    "bert": ("query", "key", "value", "dense"),
-    "roberta": ("query", "key", "value", "dense"),
-    "albert": ("query", "key", "value", "dense", "ffn", "ffn_output"),
-    "distilbert": ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"),
-    "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    "qwen2": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    "gpt-neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
-}
 SINGLE = [(name, (target,)) for name, targets in TARGETS.items() for target in targets]
 ALL = list(TARGETS.items())
 
@@ -278,11 +221,6 @@ def lora_decoder(dtype: torch.dtype, *, cast_lora: bool) -> Trainee:
     return Trainee(model, trained, logits_losses)
 
 
-def logits_losses(model: nn.Module, batch) -> torch.Tensor:
-    output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    return row_losses(output.logits, batch["labels"])
-
-
 @pytest.mark.parametrize("cast_lora", [False, True], ids=["float32-pairs", "bfloat16-pairs"])
 def test_bfloat16_stays_within_its_precision(cast_lora):
     columns = columns_of(tiny_rows(ANSWERS, 8))
@@ -322,91 +260,3 @@ def test_row_gradients_are_those_of_opacus():
     assert ours.keys() == theirs.keys()
     for name, gradient in ours.items():
         torch.testing.assert_close(gradient, theirs[name], rtol=2e-5, atol=2e-6)
-
-
-def test_linear_layer_that_is_stored_transposed_is_refused_when_a_campaign_is_locked():
-    config = GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=4, n_positions=64)
-    base = loaded(lambda: GPT2LMHeadModel(config))
-
-    with pytest.raises(CampaignError, match=r"'transformer\.h\.0\.attn\.c_attn' is a Conv1D"):
-        adapter_layout(base, ("c_attn",), ANSWERS)
-
-
-def frozen(make) -> nn.Module:
-    torch.manual_seed(0)
-    return make().eval().requires_grad_(requires_grad=False)
-
-
-def trainee_by_grad(model: nn.Module) -> Trainee:
-    return Trainee(
-        model, {n: p for n, p in model.named_parameters() if p.requires_grad}, logits_losses
-    )
-
-
-def tied_head() -> nn.Module:
-    """What ``modules_to_save=["lm_head"]`` trains where head and embedding are one tensor."""
-    model = frozen(lambda: LlamaForCausalLM(LlamaConfig(tie_word_embeddings=True, **WIDE)))
-    model.lm_head.weight.requires_grad_()
-    return model
-
-
-def with_pairs(make, **options) -> nn.Module:
-    return inject_adapter_in_model(LoraConfig(r=2, **options), frozen(make))
-
-
-@pytest.mark.parametrize(
-    ("make", "name"),
-    [
-        pytest.param(tied_head, "embed_tokens.weight", id="tied"),
-        pytest.param(
-            lambda: with_pairs(DECODERS["llama"], target_modules=["q_proj"], use_dora=True),
-            "lora_magnitude_vector",
-            id="dora",
-        ),
-        pytest.param(
-            lambda: with_pairs(DECODERS["llama"], target_modules=["embed_tokens"]),
-            "lora_embedding_A",
-            id="lora-on-embedding",
-        ),
-        pytest.param(
-            lambda: with_pairs(
-                DECODERS["llama"],
-                target_modules=["q_proj"],
-                layers_to_transform=[0],
-                trainable_token_indices={"embed_tokens": [1, 2]},
-            ),
-            "trainable_tokens_delta",
-            id="trained-tokens",
-        ),
-        pytest.param(
-            lambda: with_pairs(ENCODERS["bert"], target_modules=["query"], bias="all"),
-            "LayerNorm.bias",
-            id="norms-and-biases",
-        ),
-    ],
-)
-def test_what_clipping_does_not_cover_is_refused_by_name(make, name):
-    trainee = trainee_by_grad(make())
-
-    with pytest.raises(TrainingError, match=name):
-        require_private(trainee, columns_of(tiny_rows(ANSWERS, 2)).tensors)
-
-
-class Stacked(nn.Module):
-    """Folds rows and places into one dimension before its layer."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x):
-        return self.layer(x.flatten(0, 1)).view(*x.shape[:2], -1)
-
-
-def test_layer_that_sees_rows_and_places_in_one_dimension_is_refused_by_name():
-    model = frozen(DECODERS["llama"])
-    model.model.layers[0].self_attn.o_proj = Stacked(nn.Linear(32, 32))
-    trainee = trainee_by_grad(model)
-
-    with pytest.raises(TrainingError, match=r"o_proj\.layer\.weight"):
-        require_private(trainee, columns_of(tiny_rows(ANSWERS, 2)).tensors)
