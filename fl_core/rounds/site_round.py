@@ -204,9 +204,8 @@ def _decline(
         reason=refusal.reason,
         rules=refusal.rules,
     )
-    if refusal.reason == "no_update":
-        # It may follow from training; the other reasons are decided before any.
-        _await_upload(site, plan)
+    # Whatever the reason: how long it took to read and judge the rows tells how many there are.
+    _await_upload(site, plan)
     key = keys.declined(assembly.campaign.id, plan.round, site.name)
     store.put_once(key, to_bytes(sign(declined, site.key)))
     log.info("round declined site=%s round=%d reason=%s", site.name, plan.round, refusal.reason)

@@ -1,11 +1,10 @@
 """When a site's answer leaves: at a fixed public time after the plan, where the campaign asks so.
 
-How long a site trains tells how many rows it drew (SOUNDNESS, rule 19). With
-``cohort.upload_after_s`` every answer that could follow from training, an update or ``no_update``,
-leaves at the plan's ``upload_at``; refusals that are decided before any row is trained on need no
-such cover and leave at once. A site that is not ready by then sends when it is, and that time is
-outside the claim. The site works the time out itself: a coordinator that could choose it, or back
-date a plan, would read every site's readiness.
+How long a site trains tells how many rows it drew, and how long it reads and judges them how many
+there are (SOUNDNESS, rule 19). With ``cohort.upload_after_s`` every answer, an update or a refusal,
+leaves at the plan's ``upload_at``. A site that is not ready by then sends when it is, and that time
+is outside the claim. The site works the time out itself: a coordinator that could choose it, or
+back date a plan, would read every site's readiness.
 """
 
 import time

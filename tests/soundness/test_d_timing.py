@@ -118,13 +118,18 @@ def test_rule_19_no_update_of_the_session_waits_as_well():
     assert one.left_at("declined.json") == {UPLOAD_AFTER_S}
 
 
-def test_rule_19_a_refusal_before_training_may_go_at_once():
+@pytest.mark.parametrize("reason", ["gate", "policy", "budget"])
+def test_rule_19_a_refusal_waits_too_since_reading_rows_takes_time(reason):
     one = Round()
-    one.work.report = GateReport(suite_sha256="5" * 64, passed=False, failed=("minimum_rows",))
+    if reason == "gate":
+        one.work.report = GateReport(suite_sha256="5" * 64, passed=False, failed=("minimum_rows",))
+    changes = {"policy": {"campaigns": ()}, "budget": {"epsilon": 0.01, "rdp_order": 3.0}}
+    policy = one.site.policy.model_copy(update=changes.get(reason, {}))
+    one.site = dataclasses.replace(one.site, policy=policy)
 
-    assert one.answer().reason == "gate"
+    assert one.answer().reason == reason
 
-    assert one.left_at("declined.json") == {1.0}
+    assert one.left_at("declined.json") == {UPLOAD_AFTER_S}
 
 
 def test_rule_19_a_site_that_is_late_sends_when_it_is_ready_and_never_earlier():
