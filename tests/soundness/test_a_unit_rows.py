@@ -19,6 +19,7 @@ from fl_core.data.rows import rows_of, take_rows
 from fl_core.data.units import bounded_rows, encode_units, require_units, split_units
 from fl_core.errors import PolicyRefused
 from fl_core.privacy.policy import require_allowed
+from fl_core.training.batches import columns_of
 from tasks.row_gate import cached_gate, run_gate
 from tasks.suite_files import load_suite
 from tests.unit.test_prompts import WordTokenizer
@@ -125,6 +126,25 @@ def test_rule_03_encoded_rows_carry_their_unit():
     assert b1 == b2 == b3 != a1 == a2
     # cy's only row is blank, so no number is left over for a unit without rows.
     assert set(encoded.units.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"labels": ("one", "two"), "max_tokens": 8},
+        {"kind": "causal_lm", "text": "text", "target": "label", "max_tokens": 24},
+    ],
+    ids=["classification", "causal_lm"],
+)
+def test_rule_03_fifty_rows_of_a_person_are_one_unit_for_training(task):
+    campaign = people_campaign(task=task)
+    rows, _ = table([*(("ann", f"text {n}") for n in range(50)), ("bob", "text")])
+
+    encoded = encode_units(rows, campaign, WordTokenizer(), key=KEY)
+    columns = columns_of(encoded, max_rows_per_unit=RECORD["max_rows_per_unit"])
+
+    assert np.bincount(encoded.units).tolist() == [3, 1]
+    assert columns.n_units == 2
 
 
 def test_rule_03_row_without_an_id_is_quarantined_by_itself_and_nobody_hears_of_it():
