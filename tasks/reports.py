@@ -18,7 +18,7 @@ from prefect.exceptions import PrefectException
 
 from fl_core.rounds.documents import RoundPlan, SiteAnswer
 from fl_core.rounds.status import CampaignStatus
-from tasks.round_table import budget_rows, round_row
+from tasks.round_table import budget_rows, round_rows
 
 PERCENT = 100.0
 
@@ -64,7 +64,7 @@ def report_campaign(
     link = f" Charts: [MLflow]({mlflow_url})." if mlflow_url else ""
     create_table_artifact(
         key=f"{status.campaign_id}-rounds",
-        table=[round_row(r) for r in reversed(status.rounds)],
+        table=round_rows(status.rounds[::-1]),
         description=f"Rounds of campaign **{status.campaign_id}**, newest first.{link}{said}",
     )
     rows = budget_rows(status)

@@ -107,6 +107,7 @@ def round_log(assembly: Assembly, store: ObjectStore, number: int, settings: Set
         outcome=outcome,
         evaluation=status.evaluation,
         budgets=status.budgets,
+        federation=status.federation,
         adapter_files=None if released is None else read_adapter(store, campaign.id, released),
         adapter_uri=f"{settings.store_url.rstrip('/')}/{prefix}" if prefix else "",
         bytes_up=status.bytes_up,

@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from fl_core.campaign.campaign import Campaign
 from fl_core.rounds.documents import Outcome
-from fl_core.updates.records import BudgetStatement, Evaluation
+from fl_core.updates.records import BudgetStatement, Evaluation, Spending
 
 # mlflow 3.17 holds 6000 characters in a parameter and 8000 in a tag.
 _LONGEST = 5000
@@ -28,6 +28,7 @@ class RoundLog:
         outcome: How the round ended; ``closed`` is the time of every metric point.
         evaluation: The release on the holdout; None if not released or not evaluated.
         budgets: Latest statement of every site that states one, by site.
+        federation: What whole sites have spent under the coordinator's noise; None without it.
         adapter_files: Files of the released adapter by name; None makes no model version.
         adapter_uri: Where the adapter lies in the store.
         bytes_up: Bytes that the sites sent in this round.
@@ -53,6 +54,7 @@ class RoundLog:
     statement_html: str | None = None
     plan_json: bytes | None = None
     plan_png: bytes | None = None
+    federation: BudgetStatement | None = None
     code_version: str = field(default_factory=lambda: version("fedloom"))
 
     @property
@@ -66,6 +68,15 @@ class RoundLog:
         if self.campaign.privacy.none is not None:
             return None
         return max(self.budgets.values(), key=lambda b: (b.epsilon, b.site), default=None)
+
+    @property
+    def worst_whole(self) -> Spending | None:
+        """What the worst whole site has spent; None where nobody states it."""
+        stated = [budget.client for budget in self.budgets.values() if budget.client is not None]
+        found: list[Spending] = [*stated]
+        if self.federation is not None:
+            found.append(self.federation)
+        return max(found, key=lambda spent: spent.epsilon, default=None)
 
 
 def milliseconds(moment: datetime) -> int:
@@ -90,6 +101,10 @@ def round_metrics(log: RoundLog) -> dict[str, float]:
         metrics["dp/epsilon"] = log.worst.epsilon
         metrics["dp/epsilon_left"] = round(left, 6)  # 3.07, not 3.0700000000000003
         metrics |= {f"site/{name}/epsilon": b.epsilon for name, b in sorted(log.budgets.items())}
+    if log.worst_whole is not None:
+        whole = log.worst_whole
+        metrics["dp/epsilon_client_zero_out"] = whole.epsilon
+        metrics["dp/epsilon_client_left"] = round(whole.epsilon_limit - whole.epsilon, 6)
     metrics["round/seconds"] = (outcome.closed - outcome.opened).total_seconds()
     metrics["bytes/up"] = log.bytes_up
     metrics["bytes/down"] = log.bytes_down
@@ -128,6 +143,15 @@ def campaign_params(campaign: Campaign) -> dict[str, str]:
             "privacy.clip_norm": record.clip_norm,
             "privacy.noise_multiplier": record.noise_multiplier,
             "privacy.sampling_rate": record.sampling_rate,
+        }
+    if campaign.privacy.client is not None:
+        client = campaign.privacy.client
+        params |= {
+            "privacy.client.epsilon": client.epsilon,
+            "privacy.client.delta": client.delta,
+            "privacy.client.clip_norm": client.clip_norm,
+            "privacy.client.noise_multiplier": client.noise_multiplier,
+            "privacy.client.mechanism": client.mechanism,
         }
     return {name: str(value) for name, value in params.items()}
 
@@ -174,6 +198,9 @@ def version_tags(log: RoundLog, *, parent_version: str | None) -> dict[str, str]
             f"{name} {b.epsilon:.4g} (delta {b.delta:g}, {b.accountant})"
             for name, b in sorted(log.budgets.items())
         )
+    if log.worst_whole is not None:
+        tags["epsilon_client"] = f"{log.worst_whole.epsilon:.4g}"
+        tags["delta_client"] = f"{log.worst_whole.delta:g}"
     return tags | {
         "guarantee": guarantee(campaign),
         "round": str(outcome.round),
@@ -219,8 +246,11 @@ def summary(log: RoundLog) -> str:
         parts.append("no privacy guarantee")
     elif log.worst is not None:
         parts.append(f"epsilon {log.worst.epsilon:.2f} at delta {log.worst.delta:g} (worst site)")
-    else:
+    elif log.worst_whole is None:
         parts.append("epsilon not stated by any site")
+    if log.worst_whole is not None:
+        whole = log.worst_whole
+        parts.append(f"epsilon {whole.epsilon:.2f} at delta {whole.delta:g} (whole site)")
     if evaluation is not None and evaluation.macro_f1 is not None:
         parts.append(f"macro-F1 {evaluation.macro_f1:.3f}")
     return f"Round {outcome.round}: {', '.join(parts)}"

@@ -68,12 +68,12 @@ def check(
     """
     from fl_core.assembly import build_parts
     from fl_core.campaign.loading import read_campaign
-    from fl_core.privacy.forecast import schedule, with_noise
+    from fl_core.privacy.forecast import client_schedule, schedule, with_noise
 
     campaign = with_noise(read_campaign(file))
     build_parts(campaign)
-    epsilons = schedule(campaign)
-    record = campaign.privacy.record
+    epsilons, client_epsilons = schedule(campaign), client_schedule(campaign)
+    record, client = campaign.privacy.record, campaign.privacy.client
     document: dict[str, Any] = {
         "id": campaign.id,
         "sites": list(campaign.sites),
@@ -82,8 +82,10 @@ def check(
         "max_rows_per_unit": None if record is None else record.max_rows_per_unit,
         "noise_multiplier": None if record is None else record.noise_multiplier,
         "epsilon_after_round": epsilons,
+        "client_noise_multiplier": None if client is None else client.noise_multiplier,
+        "client_epsilon_after_round": client_epsilons,
     }
-    console_err.print(views.schedule_table(campaign, epsilons))
+    console_err.print(views.schedule_table(campaign, epsilons, client_epsilons))
     if lock:
         campaign = _locked(campaign, home=home)
         document |= _written(file, campaign)

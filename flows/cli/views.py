@@ -16,11 +16,11 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.campaign.campaign import Campaign
-from fl_core.campaign.guarantees import ROW, RecordDp
+from fl_core.campaign.guarantees import ROW, ClientDp, RecordDp
 from fl_core.rounds.plan import read_assembly
 from fl_core.rounds.status import CampaignStatus, RoundStatus, campaign_status
 from flows.cli.output import console_err
-from tasks.round_table import budget_rows, round_row
+from tasks.round_table import budget_rows, round_rows
 
 
 def campaign_ids(store: ObjectStore) -> list[str]:
@@ -48,27 +48,51 @@ class StatusReader:
         return status
 
 
-def schedule_table(campaign: Campaign, epsilons: list[float]) -> Table:
-    """Return the epsilon after every round of one site, before anything runs."""
-    record = campaign.privacy.record
+def schedule_table(
+    campaign: Campaign, epsilons: Sequence[float], client_epsilons: Sequence[float] = ()
+) -> Table:
+    """Return the epsilons after every round, before anything runs.
+
+    Args:
+        campaign: With its noise stated.
+        epsilons: Of one unit of a site's rows after each round; empty without RecordDp.
+        client_epsilons: Of a whole site after each round; empty without ClientDp.
+    """
+    record, client = campaign.privacy.record, campaign.privacy.client
     title = f"campaign {campaign.id}: {len(campaign.sites)} sites, {campaign.max_rounds} rounds"
-    if record is None:
+    if record is None and client is None:
         reason = campaign.privacy.none.reason if campaign.privacy.none else ""
         table = Table(title=title, caption=Text(f"no privacy: {reason}"))
         table.add_column("no guarantee, no epsilon")
         return table
-    table = Table(
-        title=title,
-        caption=(
+    captions: list[str] = []
+    columns: dict[str, Sequence[float]] = {}
+    if record is not None:
+        columns["epsilon"] = epsilons
+        captions.append(
             f"every {protected(record)} of every site, delta {record.delta:g}, "
             f"limit {record.epsilon:g}, by PLD"
-        ),
-    )
+        )
+    if client is not None:
+        columns["site epsilon"] = client_epsilons
+        captions.append(
+            f"every site as a whole, delta {client.delta:g}, limit {client.epsilon:g}, exact; "
+            f"noise of the {noise_owner(client)}"
+        )
+    table = Table(title=title, caption="\n".join(captions))
     table.add_column("after round", justify="right")
-    table.add_column("epsilon", justify="right")
-    for number, epsilon in enumerate(epsilons, start=1):
-        table.add_row(str(number), f"{epsilon:.2f}")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for number, spent in enumerate(zip(*columns.values(), strict=True), start=1):
+        table.add_row(str(number), *(f"{epsilon:.2f}" for epsilon in spent))
     return table
+
+
+def noise_owner(client: ClientDp) -> str:
+    """Return who adds the noise on whole sites, in words that say whom it protects against."""
+    if client.mechanism == "local_gaussian":
+        return "sites, against everybody"
+    return "coordinator, which itself sees updates without it"
 
 
 def protected(record: RecordDp) -> str:
@@ -82,7 +106,7 @@ def rounds_table(status: CampaignStatus) -> Table:
     """Return the rounds of a campaign."""
     ending = f", {status.end}" if status.end else ""
     return _table(
-        [round_row(item) for item in status.rounds],
+        round_rows(status.rounds),
         title=f"campaign {status.campaign_id}{ending}",
         left=("sites",),
     )

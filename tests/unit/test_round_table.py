@@ -6,8 +6,8 @@ import pytest
 
 from fl_core.rounds.documents import Outcome, SiteAnswer
 from fl_core.rounds.status import CampaignStatus, RoundStatus
-from fl_core.updates.records import BudgetStatement, Evaluation
-from tasks.round_table import budget_rows, round_row
+from fl_core.updates.records import BudgetStatement, Evaluation, Spending
+from tasks.round_table import budget_rows, round_row, round_rows
 from tests.worlds import NOW
 
 HASH = "b" * 64
@@ -90,4 +90,39 @@ def test_latest_budget_of_a_site_counts_and_none_is_left_past_the_limit():
     assert [(r["site"], r["epsilon spent"], r["left"]) for r in rows] == [
         ("a", "2.00", "6.00"),
         ("b", "8.50", "0.00"),
+    ]
+
+
+def whole(epsilon):
+    shared = set(Spending.model_fields)
+    return Spending(**budget("x", epsilon).model_dump(include=shared))
+
+
+def test_whole_sites_have_a_column_in_every_row_once_a_round_states_them():
+    own = budget("a", 2.0).model_copy(update={"client": whole(1.5)})
+    local = RoundStatus(round=1, budgets={"a": own, "b": budget("b", 2.0)})
+    central = RoundStatus(round=2, federation=budget("federation", 3.25))
+    bare = RoundStatus(round=3)
+
+    rows = round_rows((local, central, bare))
+
+    assert [row["site epsilon"] for row in rows] == ["1.50", "3.25", "-"]
+    assert len({tuple(row) for row in rows}) == 1
+    assert "site epsilon" not in round_rows((bare,))[0]
+
+
+def test_budgets_of_whole_sites_stand_beside_those_of_their_rows():
+    own = budget("a", 2.0).model_copy(update={"client": whole(1.5)})
+    rounds = (
+        RoundStatus(round=1, budgets={"a": own}, federation=budget("federation", 3.0)),
+        RoundStatus(round=2, budgets={"a": own}, federation=budget("federation", 4.0)),
+    )
+    status = CampaignStatus(campaign_id="tiny", digest=HASH, max_rounds=2, rounds=rounds)
+
+    rows = budget_rows(status)
+
+    assert [(r["site"], r["epsilon spent"]) for r in rows] == [
+        ("a", "2.00"),
+        ("a as a whole", "1.50"),
+        ("any site as a whole", "4.00"),
     ]

@@ -175,3 +175,41 @@ def test_saved_view_draws_quality_against_epsilon_first():
     assert (
         len(json.dumps(stored)) < 20000
     )  # mlflow 3.17 holds 20000 characters in an experiment tag
+
+
+CLIENT_DP = {
+    "client": {
+        "epsilon": 8,
+        "delta": 1e-2,
+        "clip_norm": 0.5,
+        "noise_multiplier": 1.25,
+        "mechanism": "gaussian",
+    }
+}
+
+
+def test_whole_sites_are_logged_under_the_coordinators_noise():
+    campaign = make_campaign("whole", privacy=CLIENT_DP)
+    spent = statements(campaign, {"federation": 2.5})["federation"]
+
+    log = replace(released(campaign), budgets={}, federation=spent)
+
+    metrics, tags = round_metrics(log), version_tags(log, parent_version=None)
+    assert metrics["dp/epsilon_client_zero_out"] == 2.5
+    assert metrics["dp/epsilon_client_left"] == 8.5
+    assert "dp/epsilon" not in metrics
+    assert (tags["epsilon_client"], tags["delta_client"]) == ("2.5", "1e-05")
+    assert "epsilon 2.50 at delta 1e-05 (whole site)" in summary(log)
+    assert campaign_params(campaign)["privacy.client.mechanism"] == "gaussian"
+
+
+def test_worst_whole_site_counts_where_the_sites_add_the_noise(log):
+    budgets = dict(log.budgets)
+    for site, epsilon in (("site-a", 1.0), ("site-b", 3.0)):
+        whole = budgets[site].model_copy(update={"epsilon": epsilon})
+        budgets[site] = budgets[site].model_copy(update={"client": whole})
+
+    metrics = round_metrics(replace(log, budgets=budgets))
+
+    assert metrics["dp/epsilon_client_zero_out"] == 3.0
+    assert metrics["dp/epsilon"] == 1.5
