@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from fl_core.adapters.pair import LoraState
 from fl_core.adapters.peft_layout import initial_state
@@ -110,3 +117,12 @@ def noise_plan(
         steps=steps,
         event=SelfComposedEvent(event=event, count=steps),
     )
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """A real tokenizer of a few words, for the reload check's public texts."""
+    words = ("[PAD]", "[UNK]", "the", "oil", "motor", "filter", "rear", "after")
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")

@@ -19,9 +19,8 @@ from tiny_models import (
     random_state,
     tiny_base,
     tiny_rows,
+    word_tokenizer,
 )
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 from worlds import PASSED, campaign_of
 
 from fl_core.adapters.algebra import mean_of_products, product
@@ -66,15 +65,6 @@ NONE = {"none": {"reason": "random numbers, nothing to protect"}}
 @pytest.fixture(scope="module")
 def base() -> LoadedBase:
     return dataclasses.replace(tiny_base(CLASSES), tokenizer=word_tokenizer())
-
-
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    """A real tokenizer of a few words, for the reload check's public texts."""
-    words = ("[PAD]", "[UNK]", "the", "oil", "motor", "filter", "rear", "after")
-    vocabulary = {word: number for number, word in enumerate(words)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
 
 
 def campaign(base: LoadedBase, rule: str, privacy: dict, *, rounds: int) -> Campaign:
