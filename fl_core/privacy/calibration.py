@@ -8,6 +8,7 @@ Releases that draw everybody need no search: their curve is exact in both direct
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from fl_core.errors import IncompatibleParts, PrivacyError
 from fl_core.privacy.accounting import LIVE_GRID, RECORD_GRID, Accountant
@@ -26,6 +27,12 @@ __all__ = [
 SMALLEST_MULTIPLIER = 0.05
 LARGEST_MULTIPLIER = 1e5
 TOLERANCE = 1e-3
+# Grid of each search, how far it steps from where the last one ended, and when it is content.
+_BY_PLD = (
+    (10 * LIVE_GRID, 0.75, TOLERANCE / 2),
+    (LIVE_GRID, 0.99, TOLERANCE / 2),
+    (RECORD_GRID, 0.99, TOLERANCE),
+)
 
 
 def calibrate_noise_multiplier(
@@ -63,16 +70,14 @@ def calibrate_noise_multiplier(
         event = dpsgd_event(noise_multiplier=multiplier, sampling_rate=sampling_rate, steps=steps)
         return accounted_epsilon([event], delta=delta, accountant=by, grid=grid)
 
-    # RDP costs a hundredth of PLD and a coarse grid a tenth of a fine one, so each narrows for
+    # RDP costs a hundredth of PLD and a coarse grid a fraction of a fine one, so each narrows for
     # the next; only the last search decides.
-    enough = _bracket_above(lambda z: spent(z, "rdp", LIVE_GRID), target=epsilon)
-    if accountant == "pld":
-        search = _Search(target=epsilon, factor=0.75, tolerance=TOLERANCE / 2)
-        enough = search.run(lambda z: spent(z, "pld", LIVE_GRID), enough)
-    search = _Search(target=epsilon, factor=0.99, tolerance=TOLERANCE)
-    if accountant == "rdp":
-        search = _Search(target=epsilon, factor=0.75, tolerance=TOLERANCE)
-    return search.run(lambda z: spent(z, accountant, RECORD_GRID), enough)
+    enough = _bracket_above(partial(spent, by="rdp", grid=LIVE_GRID), target=epsilon)
+    narrowing = _BY_PLD if accountant == "pld" else ((RECORD_GRID, 0.75, TOLERANCE),)
+    for grid, factor, tolerance in narrowing:
+        search = _Search(target=epsilon, factor=factor, tolerance=tolerance)
+        enough = search.run(partial(spent, by=accountant, grid=grid), enough)
+    return enough
 
 
 def calibrate_gaussian_multiplier(*, epsilon: float, delta: float, rounds: int) -> float:
