@@ -50,7 +50,7 @@ def setting_of(
             hint="give `--data NAME=FILE` once per site of the campaign",
         )
     for path in data.values():
-        _require_no_ledger(path)
+        require_no_ledger(path)
     locked = lock_campaign(campaign, shelves)
     folder = resolve_base(locked.base_model.name, folders=shelves.base_models)
     base = load_base(folder, locked.task, sha256=locked.base_model.sha256)
@@ -89,7 +89,12 @@ def _unit_key(seed: int | None, site: str) -> bytes:
     return hashlib.sha256(f"simulated unit key {seed} {site}".encode()).digest()
 
 
-def _require_no_ledger(path: Path) -> None:
+def require_no_ledger(path: Path) -> None:
+    """Refuse rows that lie in a site's own folder, also behind a link.
+
+    Raises:
+        CampaignError: They do.
+    """
     # A link to a site's rows is as good as the rows.
     named = (path.absolute(), path.resolve())
     for folder in (above for file in named for above in file.parents[:2]):

@@ -41,7 +41,7 @@ from fl_core.training.local_training import probe_columns
 from fl_core.training.trainee import trainee_of
 from fl_core.training.watching import Recipe, Step, chosen_units, watch
 
-_FEWEST, _MOST = 1000, 20_000
+_FEWEST, _MOST = 1000, 8000
 # Guesses beyond those that refute a claim if all are right, since some will be wrong.
 _RESERVE = 1.2
 _SHARE = 10
@@ -156,7 +156,7 @@ def run_audit(setting: Setting, *, on_round: Callable[[int], None]) -> Findings:
 
 
 def canaries_for(claim: Claim) -> int:
-    """Return how many gradient canaries the claim asks for, from 1,000 to 20,000.
+    """Return how many gradient canaries the claim asks for, from 1,000 to 8,000.
 
     Twice as many as have to be guessed right to refute it. Where no number can (a canary more
     also adds to the chance of delta), the number whose ceiling is highest.
