@@ -118,7 +118,10 @@ def released(campaign: Campaign, n: int = 1, **changes: Any) -> RoundLog:
         "bytes_down": 2000,
         "statement_json": b'{"epsilon":1.5}',
         "statement_markdown": "# Statement\n",
+        "statement_html": "<h1>Statement</h1>\n",
     }
+    if n == 1:
+        fields |= {"plan_json": b"{}", "plan_png": b"picture"}
     return RoundLog(**(fields | changes))
 
 
@@ -143,4 +146,5 @@ def skipped(campaign: Campaign, n: int = 1, *, status: str = "skipped") -> Round
         adapter_files=None,
         statement_json=None,
         statement_markdown=None,
+        statement_html=None,
     )
