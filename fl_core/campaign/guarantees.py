@@ -45,7 +45,7 @@ class AdaptiveClip(Document):
     """
 
     quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    learning_rate: Positive = 0.2
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.2
     count_stddev: Positive
 
 
