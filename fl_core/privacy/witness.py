@@ -114,16 +114,9 @@ def _bring(
 ) -> bool:
     """Push what the witness lacks, lowest first; say whether it holds the last entry."""
     held = held_sequences(witness.store, prefix)
-    head = entries[-1].seq
     aside = {sha256 for entry in entries for sha256 in entry.set_aside or ()}
-    for seq in sorted(seq for seq in held if seq > head):
-        above = own_entry(ledger, witness, prefix=prefix, seq=seq)
-        if above is not None and document_sha256(above) not in aside:
-            raise LedgerCorrupt(
-                f"ledger {ledger.dataset!r} ends at entry {head}, and witness {witness.name} holds "
-                f"entry {seq} signed by this site; the ledger was rolled back or cut off",
-                hint=RECOVER,
-            )
+    above = sorted(seq for seq in held if seq > entries[-1].seq)
+    _require_nothing_unknown(ledger, witness, prefix=prefix, above=above, aside=aside)
     lacking: list[LedgerEntry] = []
     for entry in reversed(entries):
         if entry.seq in held:
@@ -182,6 +175,29 @@ def ask_witnesses(
             continue
         verdicts.append(WitnessVerdict(witness.name, witness.is_own, complaint))
     return verdicts
+
+
+def _require_nothing_unknown(
+    ledger: Ledger,
+    witness: WitnessedStore,
+    *,
+    prefix: str,
+    above: Sequence[int],
+    aside: AbstractSet[str],
+) -> None:
+    for seq in above:
+        found = own_entry(ledger, witness, prefix=prefix, seq=seq)
+        if found is None or document_sha256(found) in aside:
+            continue
+        # Another process of this site may have written since the ledger was read.
+        if found in ledger.entries():
+            continue
+        head, _ = ledger.head()
+        raise LedgerCorrupt(
+            f"ledger {ledger.dataset!r} ends at entry {head}, and witness {witness.name} holds "
+            f"entry {seq} signed by this site; the ledger was rolled back or cut off",
+            hint=RECOVER,
+        )
 
 
 def _disagreement(

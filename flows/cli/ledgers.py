@@ -14,6 +14,8 @@ from tasks.site_config import SiteHome, open_site, read_site_config
 
 if TYPE_CHECKING:
     from fl_core.privacy.ledger import Ledger
+    from fl_core.privacy.ledger_entries import Chain
+    from fl_core.privacy.witness import WitnessVerdict
     from fl_core.rounds.site import Site
 
 
@@ -88,8 +90,14 @@ def _verdicts(site: "Site", ledger: "Ledger") -> dict[str, Any]:
 
     from fl_core.privacy.witness import ask_witnesses
 
-    chain = ledger.check()
-    verdicts = ask_witnesses(ledger, chain.entries, site.witnesses, owner=site.name)
+    def ask() -> "tuple[Chain, list[WitnessVerdict]]":
+        chain = ledger.check()
+        return chain, ask_witnesses(ledger, chain.entries, site.witnesses, owner=site.name)
+
+    chain, verdicts = ask()
+    if any(verdict.complaint for verdict in verdicts):
+        # A round may have been charged between the two looks.
+        chain, verdicts = ask()
     complaints = [*chain.findings, *(each.complaint for each in verdicts if each.complaint)]
     return {
         "broken": complaints[0] if complaints else "",

@@ -1,4 +1,4 @@
-"""Eight processes charge one ledger on a disk at once."""
+"""Eight processes charge one ledger on a disk at once, with its witness on the disk as well."""
 
 import json
 import subprocess
@@ -8,10 +8,12 @@ from pathlib import Path
 
 from worlds import campaign_of, policy_of
 
+from fl_core.artifacts import keys
 from fl_core.artifacts.local import LocalStore
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.ledger_entries import verify_ledger
 from fl_core.privacy.policy import spend
+from fl_core.privacy.witness import WitnessedStore, ask_witnesses
 from fl_core.updates.signing import generate_key, public_hex, write_key
 
 N_PROCESSES, N_ROUNDS = 8, 3
@@ -25,6 +27,7 @@ from fl_core.errors import BudgetExhausted
 from fl_core.privacy.events import dpsgd_event
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.policy import SitePolicy, verdict
+from fl_core.privacy.witness import WitnessedStore, publish
 from fl_core.updates.signing import read_key
 
 home, number, rounds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -32,6 +35,7 @@ policy = SitePolicy.model_validate_json((home / "policy.json").read_text())
 ledger = Ledger(
     LocalStore(home / "ledger"), dataset=policy.dataset, unit="row", key=read_key(home / "key.pem")
 )
+witness = WitnessedStore("disk", LocalStore(home / "witness"), is_own=True)
 event = dpsgd_event(noise_multiplier=0.8, sampling_rate=0.1, steps=8)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -45,6 +49,7 @@ for round_number in range(1, rounds + 1):
             event=event,
             require=lambda events: verdict(policy, events, event),
         )
+        publish(ledger, [witness], owner="site")
         ledger.commit(entry)
         answers.append(entry.seq)
     except BudgetExhausted:
@@ -87,3 +92,10 @@ def test_eight_processes_lose_no_charge_and_never_overspend(tmp_path):
     assert len(charged) == 9
     assert spend(policy, ledger.events()).epsilon <= policy.epsilon
     assert verify_ledger(store, public_hex(key)) == []
+    # Every charge reached the witness before its process went on; the last commits may follow.
+    witness = WitnessedStore("disk", LocalStore(tmp_path / "witness"), is_own=True)
+    verdicts = ask_witnesses(ledger, ledger.entries(), [witness], owner="site")
+    prefix = keys.witness("site", policy.dataset, "row")
+    held = set(witness.store.list(prefix))
+    assert {keys.witnessed_entry(prefix, seq) for seq in charged} <= held
+    assert [verdict.complaint for verdict in verdicts] == [""]

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import NOW
 
+from fl_core.artifacts import keys
 from fl_core.artifacts.memory import MemoryStore
-from fl_core.errors import BudgetExhausted
+from fl_core.errors import BudgetExhausted, PolicyRefused, StoreUnavailable, WitnessUnavailable
 from fl_core.privacy.events import dpsgd_event, merged
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.ledger_entries import verify_ledger
+from fl_core.privacy.ledger_entries import read_ledger, verify_ledger
+from fl_core.privacy.witness import WitnessedStore, ask_witnesses, publish
 from fl_core.updates.signing import generate_key, public_hex
 
 KEY = generate_key()
@@ -69,6 +71,19 @@ def take_round(ledger, digest, number, told):
     ledger.commit(entry)
 
 
+class AwayOrNot(MemoryStore):
+    """A witness that is away where the schedule says so."""
+
+    def __init__(self, turns: Iterator[bool]) -> None:
+        super().__init__()
+        self._turns = turns
+
+    def list(self, prefix):
+        if next(self._turns, False):
+            raise StoreUnavailable("no route")
+        return super().list(prefix)
+
+
 MOVES = st.lists(st.sampled_from(["write", "rival first", "die before", "die after"]), max_size=30)
 
 
@@ -105,3 +120,61 @@ def test_no_charge_is_lost_or_made_twice_and_none_passes_the_limit(moves):
     assert len({(digest, number) for digest, number, _ in charged}) == len(charged) <= LIMIT
     # A refusal means that the limit was really reached.
     assert not refused or len(charged) == LIMIT
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(moves=MOVES, away=st.lists(st.booleans(), max_size=40))
+def test_rule_14_whatever_crashes_a_trained_charge_is_at_a_witness_and_nothing_forks(moves, away):
+    inner, acknowledged, turns = MemoryStore(), [], iter(away)
+    Ledger.create(inner, dataset="d", unit="row", key=KEY, now=NOW)
+    witness_stores = [AwayOrNot(turns), AwayOrNot(turns)]
+    witnesses = [WitnessedStore(f"w{n}", s, is_own=True) for n, s in enumerate(witness_stores)]
+    rival = Ledger(inner, dataset="d", unit="row", key=KEY, clock=lambda: NOW)
+    rounds = iter(range(1, 100))
+
+    def charge(ledger, digest, number):
+        entry = ledger.reserve(
+            campaign_digest=digest,
+            round_number=number,
+            plan_sha256="a" * 64,
+            event=EVENT,
+            require=lambda _: None,
+        )
+        # Where a site would train: only after this returned.
+        publish(ledger, witnesses, owner="site")
+        acknowledged.append(entry.seq)
+        if number % 2:
+            ledger.commit(entry)
+        else:
+            ledger.void(entry)
+
+    def rival_moves():
+        try:
+            charge(rival, "b" * 64, next(rounds))
+        except WitnessUnavailable:
+            return
+
+    store = CrashingStore(inner, iter(moves), rival_moves)
+    for number in (1, 2, 3, 4):
+        for _ in range(50):
+            ledger = Ledger(store, dataset="d", unit="row", key=KEY, clock=lambda: NOW)
+            try:
+                charge(ledger, "c" * 64, number)
+            except (Crash, WitnessUnavailable):
+                continue
+            except PolicyRefused:  # voided in an earlier life
+                pass
+            break
+
+    chain = read_ledger(inner, public_hex(KEY))
+    prefix = keys.witness("site", "d", "row")
+    held = [MemoryStore.list(each, prefix) for each in witness_stores]
+    for seq in acknowledged:
+        assert any(keys.witnessed_entry(prefix, seq) in listed for listed in held)
+    verdicts = ask_witnesses(rival, chain.entries, witnesses, owner="site")
+    assert [verdict.complaint for verdict in verdicts] == ["", ""]
+    assert len(chain.events()) == sum(entry.kind == "reserve" for entry in chain.entries) - sum(
+        entry.kind == "void" for entry in chain.entries
+    )
+    # A reader that follows along sees what one sees that starts afresh.
+    assert rival.chain() == chain

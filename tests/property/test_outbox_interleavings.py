@@ -180,3 +180,58 @@ def test_a_run_after_a_crash_at_any_write_sends_one_set_and_all_later_runs_send_
     assert later[0].sent is not None
     assert later[0].sent == later[1].sent
     assert first.sent in (None, later[0].sent)
+
+
+@dataclass
+class Voider(Process):
+    """A session that takes back the charge of an exchange, if it may."""
+
+    has_voided: bool = False
+
+    def _run(self, outbox: Outbox) -> None:
+        self.has_voided = outbox.void(PREFIX)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(["trains", "fails", "voids"]), min_size=2, max_size=4),
+    moves=MOVES,
+    finish=st.booleans(),
+)
+def test_rule_12_a_charge_is_never_taken_back_for_what_is_or_will_be_trained(kinds, moves, finish):
+    shared = MemoryStore()
+    processes = [
+        Voider(n, fails=False, plan=PLAN)
+        if kind == "voids"
+        else Process(n, fails=kind == "fails", plan=PLAN)
+        for n, kind in enumerate(kinds)
+    ]
+    dead: set[int] = set()
+    for number, n_calls, dies in moves:
+        process = processes[number % len(processes)]
+        for _ in range(n_calls if process.number not in dead else 0):
+            process.step(shared)
+        if dies:
+            dead.add(process.number)
+    for process in processes if finish else ():
+        while not process.is_over and process.number not in dead:
+            process.step(shared)
+    # Whoever comes after all of them, also after a crash between tombstone and ledger.
+    late = [Process(10, fails=False, plan=PLAN), Voider(11, fails=False, plan=PLAN)]
+    for process in late:
+        while not process.is_over:
+            process.step(shared)
+
+    everybody = [*processes, *late]
+    if any(isinstance(each, Voider) and each.has_voided for each in everybody):
+        assert not any(each.trained for each in everybody)
+        assert not any(each.sent for each in everybody)
+
+
+def test_rule_12_an_exchange_nobody_began_can_be_voided_again_and_again():
+    outbox = Outbox(MemoryStore())
+    outbox.require_plan(PREFIX, PLAN)
+
+    answers = [outbox.void(PREFIX), outbox.void(PREFIX)]
+
+    assert answers == [True, True]
