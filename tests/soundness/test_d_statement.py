@@ -13,6 +13,7 @@ from worlds import NO_PRIVACY, campaign_of
 from fl_core.assembly import assemble
 from fl_core.privacy.dpsgd import DpSgd
 from fl_core.privacy.events import dpsgd_event
+from fl_core.privacy.ledger_documents import LedgerEntry
 from fl_core.privacy.mechanism import NoisePlan, NoiseSetting
 from fl_core.privacy.statement import privacy_statement, to_markdown
 from fl_core.rounds.documents import RoundPlan
@@ -71,6 +72,25 @@ LEAVES = {
         "client": LEDGER,
         "ledger_seq": LEDGER,
         "ledger_head_sha256": LEDGER,
+        "signature": SIGNED,
+    },
+    # To the witnesses, of which the coordinator's store is one.
+    LedgerEntry: {
+        "seq": LEDGER,
+        "dataset": NAMES,
+        "unit": PUBLIC,
+        "kind": LEDGER,
+        "campaign_digest": NAMES,
+        "round": NAMES,
+        "plan_sha256": NAMES,
+        "event": PUBLIC,
+        "terms": LEDGER,
+        "reserve_seq": LEDGER,
+        "lost": LEDGER,
+        "charges": LEDGER,
+        "set_aside": LEDGER,
+        "time": OUTSIDE,
+        "previous_sha256": LEDGER,
         "signature": SIGNED,
     },
 }
