@@ -15,7 +15,7 @@ from fl_core.adapters.peft_layout import adapter_sha256 as files_hash
 from fl_core.adapters.peft_layout import initial_state, to_files
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import Document, document_sha256, from_bytes, read_document
-from fl_core.artifacts.store import ObjectStore
+from fl_core.artifacts.store import ObjectStore, exists, is_buried
 from fl_core.assembly import Assembly
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.roster import read_roster
@@ -226,6 +226,18 @@ def _check_federation(run: _Run) -> None:
     check_federation(run.assembly, run.store, charges=run.charges)
 
 
+def _check_raw_updates(run: _Run) -> None:
+    if run.assembly.central_noise is None:
+        return
+    for number, manifests in run.manifests.items():
+        left = [
+            site
+            for site in sorted(manifests)
+            if not is_gone(run.store, keys.payload(run.campaign.id, number, site))
+        ]
+        require(not left, f"un-noised updates of round {number} are still in the store: {left}")
+
+
 def _check_adapter(run: _Run) -> None:
     released = str(run.outcomes[run.number].result_hash)
     read_adapter(run.store, run.campaign.id, released)
@@ -255,6 +267,11 @@ def _check_statement(run: _Run) -> None:
         run.logged.markdown in {None, to_markdown(logged)},
         "the logged page statement.md does not say what statement.json says",
     )
+
+
+def is_gone(store: ObjectStore, key: str) -> bool:
+    """Say whether nothing lies under a key any more but, at most, the mark of its removal."""
+    return is_buried(store, key) or not exists(store, key)
 
 
 def first_difference(found: object, made: object, *, path: str) -> str:
@@ -302,6 +319,7 @@ _CHECKS: tuple[tuple[str, Callable[[_Run], None]], ...] = (
     ("budgets against their own events", _check_budgets),
     ("budgets against copies of the ledgers", _check_copies),
     ("the federation's ledger", _check_federation),
+    ("un-noised updates are gone", _check_raw_updates),
     ("adapter", _check_adapter),
     ("logged statement", _check_statement),
 )

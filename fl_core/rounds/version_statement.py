@@ -20,7 +20,7 @@ from fl_core.rounds.collection import MAX_DOCUMENT_BYTES
 from fl_core.rounds.documents import Outcome, RoundCharge
 from fl_core.rounds.plan import read_outcome
 
-_READERS = "the coordinator's release worker, and whoever holds the keys of the coordinator's store"
+_READERS = "whoever holds the coordinator's keys of the store, its own workers among them"
 
 log = logging.getLogger(__name__)
 

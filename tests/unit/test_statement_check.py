@@ -395,6 +395,15 @@ def test_release_that_is_not_on_the_federations_ledger_is_named(central):
     assert "round 2" in broken.complaint
 
 
+def test_raw_update_that_is_still_there_is_named(central):
+    world = tampered(central, keys.payload("tiny", 1, "b"), b"an update that was copied back")
+
+    broken = check(world).broken
+
+    assert broken.what == "un-noised updates are gone"
+    assert "['b']" in broken.complaint
+
+
 def test_changed_entry_of_the_federations_ledger_is_named(central):
     (last, *_) = sorted(central.store.list(keys.FEDERATION + keys.LEDGER), reverse=True)
     entry = json.loads(central.store.get(last))
