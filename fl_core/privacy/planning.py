@@ -148,7 +148,7 @@ def _site_account(cost: RoundCost, site: str, known: Stated) -> _Account:
         return replace(alone, complaint=f"{error}")
     if cost.level == "client":
         if statement.client is None:
-            return replace(alone, complaint="states no budget for its whole data")
+            return alone
         policy = stated_policy(statement.client, dataset=statement.dataset, unit=SITE)
         return _Account(site, cost, statement.client, policy)
     policy = stated_policy(statement, dataset=statement.dataset, unit=statement.unit)

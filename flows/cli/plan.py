@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fl_core.errors import CampaignError
+from flows.cli.cautions import show_warnings
 from flows.cli.context import HomeOption, JsonOption
 from flows.cli.output import console_err, print_json, progress
 
@@ -50,13 +51,12 @@ def plan(  # noqa: PLR0913, PLR0917  one parameter per option of the command
         console_err.print(budgets_table(made))
     for sentence in sentences(made, has_store=store is not None, tuning=cost):
         console_err.print(sentence, markup=False)
+    warnings = show_warnings(campaign)
     if png is not None:
         _write_png(png, made)
     if json_output:
-        print_json(
-            made.model_dump(mode="json")
-            | {"has_store": store is not None, "tuning": cost and cost.model_dump(mode="json")}
-        )
+        more = {"has_store": store is not None, "tuning": cost and cost.model_dump(mode="json")}
+        print_json(made.model_dump(mode="json") | more | {"warnings": warnings})
 
 
 def store_if_any(home: Path) -> "ObjectStore | None":

@@ -66,7 +66,7 @@ def sentences(
     if plan.ends_first is not None:
         said.append(_ends_first(plan))
     said += [
-        f"{b.site}: not believed, so the campaign is shown alone: {b.complaint}"
+        f"{b.site}: the campaign is shown alone, its statement does not count: {b.complaint}"
         for b in plan.budgets
         if b.status == "does not hold"
     ]

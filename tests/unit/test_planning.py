@@ -273,6 +273,15 @@ def test_whole_sites_are_decided_by_the_gaussian_filter():
     assert budget.epsilon_at_end == pytest.approx(mu_epsilon(2.0, 1e-5), abs=1e-4)
 
 
+def test_site_without_a_budget_for_its_whole_data_states_none_there():
+    campaign = client_campaign("local_gaussian", record=True)
+
+    plan = plan_campaign(campaign, stated={"a": Stated(stated_after(1))}, rounds=2)
+
+    assert budget_of(plan, "a").status == "stated"
+    assert budget_of(plan, "a", "client").status == "not stated"
+
+
 def mu_epsilon(mu, delta):
     """Epsilon of mu-GDP by bisection on its delta (Dong, Roth, Su 2022, corollary 2.13)."""
 
