@@ -7,6 +7,7 @@ other tests count rows. Both sites upload at a fixed time, so this also holds th
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -249,3 +250,30 @@ def test_warnings_are_in_the_run_log_and_beside_the_round_table(people, status):
     (table,) = (a for a in artifacts if a["key"] == "absurd-rounds")
     assert "99 is above 50" in table["description"]
     assert json.loads(table["data"])
+
+
+def test_commands_of_the_example_run_as_its_page_shows_them(tmp_path):
+    def run(*arguments):
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    fedloom = ("-m", "flows.cli.main")
+    campaign = str(EXAMPLE / "campaign.toml")
+    rows = ("--data", "north=people/north.csv", "--data", "south=people/south.csv")
+
+    run(str(EXAMPLE / "make_rows.py"), "people")
+    shown = run(*fedloom, "check", campaign)
+    done = run(*fedloom, "simulate", campaign, *rows, "--holdouts", "people/holdouts", "--json")
+
+    assert "every mechanic (up to 4 rows each)" in " ".join(shown.stderr.split())
+    document = json.loads(done.stdout)
+    assert [r["outcome"]["status"] for r in document["rounds"]] == ["released", "released"]
+    assert document["warnings"] == []
