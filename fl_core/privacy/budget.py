@@ -121,6 +121,8 @@ def verdict(policy: SitePolicy, events: Sequence[EventRecord], new: EventRecord)
 def _remedy(policy: SitePolicy, after: Spend) -> str:
     if math.isfinite(after.epsilon):
         return "a round with more noise or fewer steps may still fit"
+    if policy.unit == SITE:
+        return "a whole site's ledger takes plain gaussian rounds with noise, and nothing else"
     if policy.series is not None:
         return "the approved series may use all of delta, or a release had no guarantee"
     return "a release without guarantee was charged on this dataset; nothing is left to protect"
