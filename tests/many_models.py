@@ -15,6 +15,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     RobertaConfig,
@@ -54,14 +56,28 @@ DECODERS: dict[str, Callable[[], nn.Module]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **WIDE)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(num_key_value_heads=2, **WIDE)),
     "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**WIDE)),
+    "mixtral": lambda: MixtralForCausalLM(
+        MixtralConfig(num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, **WIDE)
+    ),
 }
 TARGETS = {
     "bert": ("query", "key", "value", "dense"),
     "roberta": ("query", "key", "value", "dense"),
     "albert": ("query", "key", "value", "dense", "ffn", "ffn_output"),
     "distilbert": ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"),
-    "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "llama": (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+        "lm_head",
+    ),
     "qwen2": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    # Its experts are no linear modules; attention beside them is adapted as anywhere.
+    "mixtral": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "gpt-neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
 }
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fl_core.adapters.pair import LORA_A, LORA_B
 from fl_core.campaign.specs import AdapterSpec, TaskSpec, TrainingSpec
-from fl_core.data.prompts import EncodedRows
+from fl_core.data.prompts import IGNORED, EncodedRows
 from fl_core.errors import AdapterMismatch
 from fl_core.models.loading import LoadedBase
 from fl_core.models.peft_state import AdaptedModel, adapter_logits, load_plain
@@ -208,5 +208,10 @@ def probe_columns(rows: EncodedRows) -> dict[str, Tensor]:
     # Small token ids exist in every vocabulary; the two rows only have to differ.
     rising = torch.arange(width) % 3 + 1
     ids = torch.stack([rising, rising.flip(0)])
-    labels = torch.zeros(2, dtype=torch.int64) if rows.labels.ndim == 1 else ids
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    # Only the second is padded: whether any row of a batch is can decide how all are computed.
+    mask = torch.ones_like(ids)
+    mask[1, (width + 1) // 2 :] = 0
+    labels = torch.zeros(2, dtype=torch.int64)
+    if rows.labels.ndim > 1:
+        labels = torch.where(mask == 1, ids, IGNORED)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}

@@ -20,6 +20,7 @@ from fl_core.training.capture import Capture
 from fl_core.training.private_training import Gradients, unit_gradients
 from fl_core.training.trainee import Trainee
 
+# Equal to the last bit on most machines; libraries may round by where in memory a tensor lies.
 _SAME = 1e-4
 # Plain autograd adds rows and places up in another order; half precision rounds what it adds up.
 _SAME_SUM = 1e-3
