@@ -5,8 +5,9 @@ folder is synced, and every folder above it that this store has not synced befor
 fails if the name exists, so of two writers one wins, and whoever sees a name sees whole bytes.
 Whoever is *told* of an object (it was there before, or it was read) gets the same promise as its
 writer: the folder is synced before the call returns, so nobody acts on an entry that a power cut
-would take back. Files and folders are readable by their owner only. Network file systems keep
-none of these promises, so ledgers and outboxes call ``require_local_disk`` first.
+would take back; what is known to be durable is not synced again. Files and folders are readable by
+their owner only. Network file systems keep none of these promises, so ledgers and outboxes call
+``require_local_disk`` first.
 """
 
 import contextlib
@@ -22,6 +23,9 @@ from fl_core.errors import ObjectCorrupt, ObjectMissing, PolicyRefused, StoreUna
 
 INCOMING = ".incoming"
 _ABANDONED_AFTER_S = 24 * 3600
+# Two links within one tick of the kernel's clock leave a folder the same time of change; a second
+# is many ticks.
+_TICK_NS = 1_000_000_000
 _MOUNTS = Path("/proc/self/mountinfo")
 _NETWORK = frozenset(
     [
@@ -62,6 +66,8 @@ class LocalStore:
         self._incoming = self._root / INCOMING
         self._is_prepared = False
         self._anchored: set[Path] = set()
+        self._durable: set[str] = set()
+        self._synced: dict[Path, int] = {}
         self._floor = next(p for p in self._root.parents if p.is_dir())
 
     def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
@@ -73,7 +79,7 @@ class LocalStore:
                 data = path.read_bytes()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise ObjectMissing(f"no object under {key!r} in {self._root}") from None
-            self._settle(path.parent)
+            self._settle_read(key, path.parent)
         return data
 
     def put_once(self, key: str, data: bytes) -> bool:
@@ -89,6 +95,7 @@ class LocalStore:
             _make_folders(path.parent)
             is_new = self._write_and_link(path, data)
             self._settle(path.parent)
+            self._durable.add(key)
             if is_new and path.read_bytes() != data:
                 raise ObjectCorrupt(
                     f"{path} does not read back as it was written; check the disk before going on"
@@ -102,11 +109,9 @@ class LocalStore:
         with _reporting("list", folder):
             for where, folders, names in os.walk(folder, onerror=_raise_unless_missing):
                 folders[:] = [name for name in folders if not name.startswith(".")]
-                keys += [
-                    (Path(where) / name).relative_to(self._root).as_posix()
-                    for name in names
-                    if not name.startswith(".")
-                ]
+                inside = Path(where).relative_to(self._root).as_posix()
+                start = "" if inside == "." else f"{inside}/"
+                keys += [start + name for name in names if not name.startswith(".")]
         return sorted(key for key in keys if key.startswith(prefix))
 
     def discard(self, key: str) -> None:
@@ -117,6 +122,7 @@ class LocalStore:
         """
         path = self._root / require_key(key)
         with _reporting("remove", path):
+            self._durable.discard(key)
             path.unlink(missing_ok=True)
             if path.parent.is_dir():
                 _sync_folder(path.parent)
@@ -141,6 +147,17 @@ class LocalStore:
                 _sync_folder(folder.parent)
             self._anchored.add(folder)
             folder = folder.parent
+
+    def _settle_read(self, key: str, folder: Path) -> None:
+        """Make an object that was found survive a power cut, unless it is known to."""
+        if key in self._durable:
+            return
+        changed = folder.stat().st_mtime_ns
+        if self._synced.get(folder) != changed:
+            self._settle(folder)
+            if time.time_ns() - changed > _TICK_NS:
+                self._synced[folder] = changed
+        self._durable.add(key)
 
     def _prepare(self) -> None:
         """Make the folder of temporary files; drop those of writers that died a day ago."""

@@ -50,6 +50,7 @@ class Ledger:
     ) -> None:
         self._store = store
         self._reader = reader or ChainReader(public_hex(key))
+        self._is_followed = False
         self._key = key
         self._clock = clock
         self.dataset = dataset
@@ -88,7 +89,8 @@ class Ledger:
             LedgerCorrupt: With the first entry that does not hold; there is no genesis; or the
                 ledger is about another dataset or unit.
         """
-        chain = require_sound(self._reader.read(self._store))
+        chain = require_sound(self._reader.read(self._store, is_followed=self._is_followed))
+        self._is_followed = True
         own = (chain.entries[0].dataset, chain.entries[0].unit)
         if own != (self.dataset, self.unit):
             raise LedgerCorrupt(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import from_bytes, sha256_hex, to_bytes
 from fl_core.artifacts.store import ObjectStore
-from fl_core.errors import LedgerCorrupt, ObjectCorrupt
+from fl_core.errors import LedgerCorrupt, ObjectCorrupt, ObjectMissing
 from fl_core.privacy.ledger_documents import NO_ENTRY, LedgerEntry, LostCharge, LostRange
 from fl_core.updates.records import EventRecord
 from fl_core.updates.signing import verify_signature
@@ -98,11 +98,19 @@ class ChainReader:
         self._known: list[str] = []
         self._chain = Chain()
 
-    def read(self, store: ObjectStore) -> Chain:
-        """Return the ledger as it is now; the caller may keep what it gets."""
+    def read(self, store: ObjectStore, *, is_followed: bool = False) -> Chain:
+        """Return the ledger as it is now; the caller may keep what it gets.
+
+        Args:
+            store: The ledger's store.
+            is_followed: The caller has read it before with this reader: only what may have been
+                added at the end is looked for, without a listing that grows with the ledger.
+        """
         with self._lock:
-            found = store.list(keys.LEDGER)
+            is_known = is_followed and bool(self._known)
+            found = self._followed(store) if is_known else store.list(keys.LEDGER)
             if not self._read_on(store, found):
+                found = store.list(keys.LEDGER)
                 self._known, self._chain = found, _checked(store, found, self._public_key)
             chain = self._chain
             return Chain(
@@ -113,6 +121,13 @@ class ChainReader:
                 dict(chain.endings),
             )
 
+    def _followed(self, store: ObjectStore) -> list[str]:
+        found = list(self._known)
+        seq = self._chain.entries[-1].seq
+        while _is_there(store, key := keys.ledger_entry(seq := seq + 1)):
+            found.append(key)
+        return found
+
     def _read_on(self, store: ObjectStore, found: list[str]) -> bool:
         """Check what was added at the end; return False where only a full check will do."""
         known, chain = self._known, self._chain
@@ -120,7 +135,11 @@ class ChainReader:
         self._known = []
         if not known or chain.findings or found[: len(known)] != known:
             return False
-        if sha256_hex(store.get(known[-1])) != chain.head_sha256:
+        try:
+            head = store.get(known[-1])
+        except ObjectMissing:
+            return False
+        if sha256_hex(head) != chain.head_sha256:
             return False
         for key in found[len(known) :]:
             entry, data = _entry_at(store, key)
@@ -195,6 +214,14 @@ def _checked(store: ObjectStore, found: list[str], public_key: str) -> Chain:
             break
         chain = _extended(chain, entry, data, context)
     return chain
+
+
+def _is_there(store: ObjectStore, key: str) -> bool:
+    try:
+        store.get(key)
+    except ObjectMissing:
+        return False
+    return True
 
 
 def _entry_at(store: ObjectStore, key: str) -> tuple[LedgerEntry | None, bytes]:

@@ -8,6 +8,7 @@ believed where it shows an entry signed by the ledger's own key, and nowhere els
 unsigned, unreadable or lower than the ledger does not count, so nobody can block by lying.
 """
 
+import bisect
 import logging
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -71,13 +72,21 @@ def require_enough_witnesses(witnesses: Sequence[bool]) -> None:
     )
 
 
-def publish(ledger: Ledger, witnesses: Sequence[WitnessedStore], *, owner: str) -> tuple[str, ...]:
+def publish(
+    ledger: Ledger,
+    witnesses: Sequence[WitnessedStore],
+    *,
+    owner: str,
+    is_followed: bool = False,
+) -> tuple[str, ...]:
     """Bring the ledger's entries, the last included, to its witnesses.
 
     Args:
         ledger: The ledger, with the charge already durable on it.
         witnesses: Who keeps copies.
         owner: Site whose ledger it is.
+        is_followed: All of the witnesses was looked at a moment ago; only what stands next to the
+            ledger's last entry is looked at now, so that a charge costs the same on a long ledger.
 
     Returns:
         Names of the witnesses that hold the last entry now.
@@ -92,7 +101,8 @@ def publish(ledger: Ledger, witnesses: Sequence[WitnessedStore], *, owner: str) 
     acknowledged: list[WitnessedStore] = []
     for witness in witnesses:
         try:
-            is_current = _bring(ledger, entries, witness, prefix=prefix)
+            held = _Copies(witness.store, prefix, is_followed=is_followed)
+            is_current = _bring(ledger, entries, witness, held=held)
         except StoreError as error:
             log.warning("witness away name=%s why=%s", witness.name, error)
             continue
@@ -109,17 +119,48 @@ def publish(ledger: Ledger, witnesses: Sequence[WitnessedStore], *, owner: str) 
     return tuple(witness.name for witness in acknowledged)
 
 
+class _Copies:
+    """What stands at a witness, by one listing or by looking at single places."""
+
+    def __init__(self, store: ObjectStore, prefix: str, *, is_followed: bool) -> None:
+        self.prefix = prefix
+        self._store = store
+        self._listed = None if is_followed else store.list(prefix)
+        self._held = frozenset(self._listed or ())
+
+    def has(self, seq: int) -> bool:
+        key = keys.witnessed_entry(self.prefix, seq)
+        if self._listed is not None:
+            return key in self._held
+        try:
+            self._store.get(key, max_bytes=MAX_ENTRY_BYTES)
+        except ObjectMissing:
+            return False
+        except ObjectCorrupt:
+            return True
+        return True
+
+    def above(self, seq: int) -> list[int]:
+        """Return what stands above ``seq``; without a listing, whether the next one does."""
+        if self._listed is None:
+            return [seq + 1] if self.has(seq + 1) else []
+        # Keys sort as their numbers do, so what is above stands at the end.
+        end = bisect.bisect_right(self._listed, keys.witnessed_entry(self.prefix, seq))
+        numbers = (keys.witnessed_seq(self.prefix, key) for key in self._listed[end:])
+        return [number for number in numbers if number is not None]
+
+
 def _bring(
-    ledger: Ledger, entries: Sequence[LedgerEntry], witness: WitnessedStore, *, prefix: str
+    ledger: Ledger, entries: Sequence[LedgerEntry], witness: WitnessedStore, *, held: _Copies
 ) -> bool:
     """Push what the witness lacks, lowest first; say whether it holds the last entry."""
-    held = held_sequences(witness.store, prefix)
+    prefix = held.prefix
     aside = {sha256 for entry in entries for sha256 in entry.set_aside or ()}
-    above = sorted(seq for seq in held if seq > entries[-1].seq)
+    above = held.above(entries[-1].seq)
     _require_nothing_unknown(ledger, witness, prefix=prefix, above=above, aside=aside)
     lacking: list[LedgerEntry] = []
     for entry in reversed(entries):
-        if entry.seq in held:
+        if held.has(entry.seq):
             if not _holds(ledger, witness, entry, prefix=prefix, aside=aside):
                 return False
             break

@@ -126,7 +126,7 @@ def _make_update(
     void_idle_reserves(site, assembly, store)
     reserves = _reserve(site, assembly, plan, plan_sha256)
     require_outbox_kept(site, assembly, plan.round)
-    witness_ledgers(site)
+    witness_ledgers(site, is_followed=True)
     try:
         site.outbox.begin_attempt(prefix)
     except RoundClosed as error:

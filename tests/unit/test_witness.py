@@ -100,17 +100,31 @@ def test_acknowledgement_by_the_coordinator_alone_is_not_enough(witnesses, named
     assert caught.value.retryable
 
 
-def test_a_round_asks_a_witness_the_same_however_long_the_ledger_is():
+@pytest.mark.parametrize(("is_followed", "calls"), [(False, 4), (True, 7)])
+def test_a_round_asks_a_witness_the_same_however_long_the_ledger_is(is_followed, calls):
     ledger, witness = new_ledger(), CountingStore()
     counts = []
     for number in range(1, 121):
         charge(ledger, number)
         witness.calls = 0
-        publish(ledger, [own(witness)], owner="north")
+        publish(ledger, [own(witness)], owner="north", is_followed=is_followed)
         counts.append(witness.calls)
 
-    # One listing, one look at the last entry it has, two new entries.
-    assert set(counts[1:]) == {4}
+    # Two new entries and the one before them, and either a listing or a look at four places.
+    assert set(counts[1:]) == {calls}
+
+
+def test_followed_witness_shows_a_rollback_by_the_next_entry():
+    store, witness = MemoryStore(), MemoryStore()
+    ledger = new_ledger(store)
+    cut = MemoryStore()
+    cut.put_once(keys.ledger_entry(1), store.get(keys.ledger_entry(1)))
+    charge(ledger, 1)
+    publish(ledger, [own(witness)], owner="north")
+    shorter = Ledger(cut, dataset="d", unit="row", key=KEY)
+
+    with pytest.raises(LedgerCorrupt, match="holds entry 2"):
+        publish(shorter, [own(witness)], owner="north", is_followed=True)
 
 
 def test_new_witness_catches_up_in_bounded_steps_and_counts_once_it_has():
