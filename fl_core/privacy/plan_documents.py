@@ -30,7 +30,7 @@ class BudgetPlan(Document):
         limit: The site's limit; the campaign's where none is stated; None where that has none.
         delta: At which all epsilons are.
         accountant: Which accountant decides about the last planned round.
-        after: Epsilon after the planned rounds; with more than sixty, at even distances.
+        after: Epsilon after the planned rounds; very many are at even distances.
         rounds_left: Further rounds at the campaign's noise; None unless stated.
         refused_in: Round that the site will refuse; None if it refuses none of those planned.
         noise: Noise multiplier of the campaign.

@@ -31,8 +31,9 @@ from fl_core.updates.records import (
 FEDERATION = "federation"
 """How a plan names the ledger that the coordinator charges under central ClientDp."""
 
-# Enough points for a table and a curve; more rounds are drawn at even distances.
-_MOST_POINTS = 60
+# Enough points for a table and a curve; more rounds are drawn at even distances. A composition
+# takes tens of milliseconds, and sites with ledgers of their own share none.
+_MOST_POINTS, _POINTS_TOGETHER, _FEWEST_POINTS = 24, 120, 8
 _LARGEST_FACTOR = 2.0**12
 _HALVINGS = 24
 
@@ -101,10 +102,13 @@ def plan_campaign(
     last = first_round + rounds - 1
     if rounds < 1 or last > MAX_ROUNDS:
         raise PrivacyError(f"{rounds} rounds from {first_round} cannot be planned; 1 to 9999 can")
+    accounts = _accounts(campaign, stated, federation)
+    numbers = _drawn(rounds, together=len(accounts))
     budgets = []
-    for account in _accounts(campaign, stated, federation):
+    for account in accounts:
         on_budget(account.site)
-        budgets.append(_budget_plan(account, campaign, rounds=rounds, first_round=first_round))
+        points = tuple(_point(account, number, first_round) for number in numbers)
+        budgets.append(_budget_plan(account, campaign, points=points))
     judged = [b for b in budgets if b.rounds_left is not None]
     ends_first = min(judged, key=lambda b: (b.rounds_left, b.site), default=None)
     finite = [b for b in budgets if b.epsilon_at_end is not None]
@@ -178,15 +182,28 @@ def _fresh_policy(cost: RoundCost) -> SitePolicy:
     )
 
 
+def _drawn(rounds: int, *, together: int) -> list[int]:
+    most = min(_MOST_POINTS, max(_FEWEST_POINTS, _POINTS_TOGETHER // max(together, 1)))
+    step = math.ceil(rounds / most)
+    return sorted({*range(step, rounds + 1, step), 1, rounds})
+
+
+def _point(account: _Account, number: int, first_round: int) -> RoundEpsilon:
+    after = _finite(account.after(number).epsilon)
+    return RoundEpsilon(round=first_round + number - 1, epsilon=after)
+
+
 def _budget_plan(
-    account: _Account, campaign: Campaign, *, rounds: int, first_round: int
+    account: _Account, campaign: Campaign, *, points: tuple[RoundEpsilon, ...]
 ) -> BudgetPlan:
+    first_round, rounds = points[0].round, points[-1].round - points[0].round + 1
     cost, spending, policy = account.cost, account.spending, account.policy
     all_events = [*account.events, *_times(cost.event, rounds)]
     left = second = None
     if spending is not None:
         left = rounds_left(policy, account.events, cost.event)
-        second = min(rounds_left(policy, all_events, cost.event), campaign.max_rounds)
+        # Equal rounds: what is left after some of them is what is left now without them.
+        second = min(max(left - rounds, 0), campaign.max_rounds)
     pld, rdp = both_shown(all_events, delta=policy.delta, grid=LIVE_GRID)
     return BudgetPlan(
         site=account.site,
@@ -198,7 +215,7 @@ def _budget_plan(
         limit=cost.epsilon_limit if spending is None else policy.epsilon,
         delta=policy.delta,
         accountant=account.after(rounds).accountant,
-        after=_points(account, rounds=rounds, first_round=first_round),
+        after=points,
         rounds_left=left,
         refused_in=first_round + left if left is not None and left < rounds else None,
         noise=cost.multiplier,
@@ -219,15 +236,6 @@ def _status(account: _Account) -> PlanStatus:
     if account.spending is not None:
         return "stated"
     return "does not hold" if account.complaint else "not stated"
-
-
-def _points(account: _Account, *, rounds: int, first_round: int) -> tuple[RoundEpsilon, ...]:
-    step = math.ceil(rounds / _MOST_POINTS)
-    numbers = sorted({*range(step, rounds + 1, step), 1, rounds})
-    return tuple(
-        RoundEpsilon(round=first_round + number - 1, epsilon=_finite(account.after(number).epsilon))
-        for number in numbers
-    )
 
 
 def _noise_needed(account: _Account, campaign: Campaign, *, rounds: int) -> float | None:

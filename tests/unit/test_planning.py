@@ -208,7 +208,7 @@ def test_rounds_outside_a_campaign_cannot_be_planned(rounds, first):
         plan_campaign(campaign_of(), stated={}, rounds=rounds, first_round=first)
 
 
-def test_a_thousand_rounds_are_drawn_at_sixty_points():
+def test_a_thousand_rounds_are_drawn_at_few_points():
     record = campaign_of().privacy.record.model_copy(update={"noise_multiplier": 4.0})
     campaign = campaign_of(
         privacy={"record": record.model_dump(exclude_none=True)}, max_rounds=1000
@@ -217,8 +217,19 @@ def test_a_thousand_rounds_are_drawn_at_sixty_points():
     points = budget_of(plan_campaign(campaign, stated={}, rounds=1000), "a").after
 
     assert (points[0].round, points[-1].round) == (1, 1000)
-    assert len(points) <= 61
+    assert len(points) <= 26
     assert all(x.epsilon < y.epsilon for x, y in itertools.pairwise(points))
+
+
+def test_second_campaign_has_what_the_first_leaves():
+    stated = Stated(stated_after(1, series=None, rdp_order=4.0, epsilon=30.0))
+
+    one = budget_of(plan_campaign(campaign_of(), stated={"a": stated}, rounds=2), "a")
+    two = budget_of(plan_campaign(campaign_of(), stated={"a": stated}, rounds=3), "a")
+
+    assert 3 < one.rounds_left == two.rounds_left
+    assert one.second_campaign_rounds == min(one.rounds_left - 2, 6)
+    assert two.second_campaign_rounds == min(one.rounds_left - 3, 6)
 
 
 def client_campaign(mechanism, *, record=False):
