@@ -15,7 +15,14 @@ from functools import lru_cache
 from typing import Literal
 
 from fl_core.errors import PrivacyError
-from fl_core.privacy.accountants import RECORD_GRID, Steps, pld_of, rdp_of, rdp_of_best
+from fl_core.privacy.accountants import (
+    RECORD_GRID,
+    Steps,
+    pld_of,
+    rdp_epsilon_of,
+    rdp_of,
+    rdp_of_best,
+)
 from fl_core.privacy.events import BaseEvent, merged
 from fl_core.privacy.gaussian_curve import epsilon_of_mu, gaussian_delta
 from fl_core.updates.records import (
@@ -280,4 +287,4 @@ def _epsilon_at_order(steps: Steps, delta: float, order: float) -> float:
         return 0.0
     if _is_unbounded(steps):
         return math.inf
-    return float(rdp_of(steps, orders=(order,)).get_epsilon(delta))
+    return rdp_epsilon_of(steps, delta=delta, order=order)

@@ -18,6 +18,7 @@ from fl_core.privacy.events import (
     dpsgd_event,
     gaussian_event,
     merged,
+    repeated,
     sampling_rate_of,
     to_dp_event,
     without_replacement_event,
@@ -114,6 +115,32 @@ def test_a_fixed_order_is_never_better_than_the_best_one():
 
     assert min(fixed.values()) == pytest.approx(best)
     assert fixed[2.8] < fixed[3] < fixed[8]
+
+
+# Above epsilon 20 a policy's order is under 2, where dp_accounting's series has no end for this
+# step; its divergence there is at most that at order 2.
+@pytest.mark.parametrize("order", [1.1, 1.5, 1.99])
+def test_an_order_under_two_is_answered_from_whole_orders(order):
+    at_two = rdp_epsilon_at_order([steps(48)], delta=DELTA, order=2.0)
+
+    found = rdp_epsilon_at_order([steps(48)], delta=DELTA, order=order)
+
+    # The conversion at delta is worse the lower the order, by at most log(1 / delta) / (order - 1).
+    assert found < at_two + math.log(1 / DELTA) / (order - 1)
+
+
+# z 2, q .3 at order 1.9: 0.0283 by the series, 0.0252 at order 2, which bounds all lower ones.
+def test_a_lower_order_never_has_more_divergence_than_the_next_whole_one():
+    step = steps(1, noise=2.0, rate=0.3)
+    low = rdp_epsilon_at_order([repeated(step, 1000)], delta=DELTA, order=1.9)
+    whole = rdp_epsilon_at_order([repeated(step, 1000)], delta=DELTA, order=2.0)
+
+    def converted(divergence, order):
+        # Canonne et al. 2020, proposition 12.
+        return divergence + math.log1p(-1 / order) - math.log(DELTA * order) / (order - 1)
+
+    divergence = whole - converted(0.0, 2.0)
+    assert low <= converted(divergence, 1.9) + 1e-9
 
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, 2.0, math.nan])
