@@ -67,7 +67,8 @@ class Recovery:
     Attributes:
         entries: Bytes of every entry by sequence number, the new one included.
         imported: Sequence numbers that the ledger's own store lacks and a witness holds.
-        replaced: Sequence numbers at which the own store holds an entry of another branch.
+        replaced: Sequence numbers at which the own store holds an entry of another branch, or
+            something that is no entry; a fresh store is to be filled then.
         recovered: The new entry, or None if nothing had to be charged.
     """
 
@@ -128,22 +129,22 @@ def find_recovery(
             f"nobody holds a genesis of dataset {ledger.dataset!r}, unit {ledger.unit!r}, signed "
             "by this site's key; a ledger is recovered with the key it was made with"
         )
-    local = {each.entry.seq: each.sha256 for each in held if each.is_local}
+    entries = {each.entry.seq: each.data for each in trunk}
+    sound = {each.entry.seq: each.data for each in held if each.is_local}
+    # Whatever else stands in the store is of another branch, or damaged.
+    occupied = held_sequences(ledger.store, keys.LEDGER)
     found = Recovery(
-        entries={each.entry.seq: each.data for each in trunk},
-        imported=tuple(each.entry.seq for each in trunk if each.entry.seq not in local),
+        entries=entries,
+        imported=tuple(seq for seq in sorted(entries) if seq not in occupied),
         replaced=tuple(
-            each.entry.seq
-            for each in trunk
-            if local.get(each.entry.seq, each.sha256) != each.sha256
+            seq for seq in sorted(occupied) if seq not in entries or sound.get(seq) != entries[seq]
         ),
         recovered=None,
     )
     entry = _recovered(ledger, _Findings(held, trunk, owed, bool(away) and assume_lost), now=now)
     if entry is None:
         return found
-    entries = found.entries | {entry.seq: to_bytes(entry)}
-    return replace(found, entries=entries, recovered=entry)
+    return replace(found, entries=entries | {entry.seq: to_bytes(entry)}, recovered=entry)
 
 
 def _collect(
