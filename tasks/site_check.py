@@ -9,7 +9,7 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.documents import read_document
 from fl_core.campaign.campaign import Campaign
 from fl_core.data.rows import require_columns, require_rows
-from fl_core.data.units import unit_of
+from fl_core.data.units import require_unit, unit_of
 from fl_core.errors import StoreError
 from tasks.settings import open_store
 from tasks.site_config import SiteConfig, SiteHome, site_policy, site_settings
@@ -28,13 +28,16 @@ def require_rows_fit(home: SiteHome, config: SiteConfig, *, campaign: Campaign) 
         campaign: A locked campaign.
 
     Raises:
-        CampaignError: The file is absent, unreadable or empty, or a column is not there.
+        CampaignError: The file is absent, unreadable or empty, a column is not there, or no row
+            says whose it is.
         PolicyRefused: The gate's suite is not the frozen one here.
     """
     rows = read_rows(home.root / config.data)
     require_rows(rows)
     suite = load_locked_suite(campaign.gate, folder=config.suites)
-    require_columns(rows, required_columns(suite, campaign.task, unit=unit_of(campaign)))
+    unit = unit_of(campaign)
+    require_columns(rows, required_columns(suite, campaign.task, unit=unit))
+    require_unit(rows, unit)
 
 
 def approved_campaigns(home: SiteHome, config: SiteConfig) -> list[Campaign]:

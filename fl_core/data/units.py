@@ -45,7 +45,7 @@ def unit_of(campaign: Campaign) -> str:
     return ROW if record is None else record.unit
 
 
-def require_unit(rows: Rows, unit: str, max_rows: int) -> None:
+def require_unit(rows: Rows, unit: str, max_rows: int = 1) -> None:
     """Check that rows can be counted by a unit, before a ledger is begun that counts it for ever.
 
     Raises:

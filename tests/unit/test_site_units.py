@@ -4,10 +4,13 @@ import json
 
 import pytest
 from typer.testing import CliRunner
+from worlds import campaign_of
 
 from fl_core.errors import CampaignError
 from flows.cli.main import app
+from tasks.site_check import require_rows_fit
 from tasks.site_config import SiteHome, open_site, read_site_config, site_policy
+from tasks.suite_files import suite_sha256
 from tasks.unit_key import FILE
 
 ROWS = "text,label,patient_id\na,x,p1\nb,y,p1\nc,x,\n"
@@ -66,3 +69,29 @@ def test_unit_that_cannot_be_counted_is_refused_before_anything_is_made(
         raise result.exception
     assert not home.key.exists()
     assert not home.policy.exists()
+
+
+@pytest.mark.parametrize(
+    ("unit", "rows", "said"),
+    [
+        ("patient_id", ROWS, None),
+        ("person", ROWS, "no column 'person'"),
+        ("patient_id", "text,label,patient_id\na,x,\n", "no row of .* has a value in"),
+    ],
+    ids=["fits", "no column", "empty column"],
+)
+def test_rows_are_held_against_the_unit_before_a_campaign_is_approved(tmp_path, unit, rows, said):
+    home, result = init(tmp_path, rows=rows)
+    assert result.exit_code == 0, result.output
+    gate = {"name": "labelled-texts", "sha256": suite_sha256("labelled-texts")}
+    record = campaign_of().privacy.record.model_dump() | {"unit": unit}
+    campaign = campaign_of(gate=gate, privacy={"record": record})
+
+    def check():
+        require_rows_fit(home, read_site_config(home), campaign=campaign)
+
+    if said is None:
+        check()
+        return
+    with pytest.raises(CampaignError, match=said):
+        check()
