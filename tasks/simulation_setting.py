@@ -67,10 +67,12 @@ def setting_of(
                 f"of gate {suite.name!r}",
             )
         kept = take_rows(rows, verdict.kept)
+        encoded = encode_units(kept, locked, base.tokenizer, key=_unit_key(seed, name))
         sites[name] = SimulatedSite(
-            rows=encode_units(kept, locked, base.tokenizer, key=_unit_key(seed, name)),
+            rows=encoded,
             gate=verdict.report,
-            declared_examples=rounded_size(len(kept)) if len(kept) else None,
+            # Units, because a step draws units: that is the size that signal grows with.
+            declared_examples=rounded_size(encoded.n_units) if len(encoded) else None,
         )
     holdout = read_rows(holdout_path(locked.evaluation.holdout.name, shelves))
     return Setting(

@@ -75,6 +75,11 @@ class EncodedRows:
         """Return the number of rows."""
         return len(self.input_ids)
 
+    @property
+    def n_units(self) -> int:
+        """Number of units, which is what coins are thrown for; it stays at the site."""
+        return len(self) if self.units is None else len(np.unique(self.units))
+
 
 def usable_rows(rows: Rows, task: TaskSpec) -> Mask:
     """Say for each row whether its text and target can be encoded; each row by itself.

@@ -144,7 +144,8 @@ def test_rule_03_fifty_rows_of_a_person_are_one_unit_for_training(task):
     columns = columns_of(encoded, max_rows_per_unit=RECORD["max_rows_per_unit"])
 
     assert np.bincount(encoded.units).tolist() == [3, 1]
-    assert columns.n_units == 2
+    assert columns.n_units == encoded.n_units == 2
+    assert encode_units(rows, campaign_of(task=task), WordTokenizer(), key=KEY).n_units == 51
 
 
 def test_rule_03_row_without_an_id_is_quarantined_by_itself_and_nobody_hears_of_it():
