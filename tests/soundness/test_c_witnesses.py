@@ -1,7 +1,4 @@
-"""SOUNDNESS, rules 11, 12 and 14: rollbacks show, recovery charges, voids take back only idleness.
-
-A snapshot is a copy of the site's own stores; the witnesses' stores go on, as another disk does.
-"""
+"""SOUNDNESS, rules 11 and 14: rollbacks show, and a recovery charges what was forgotten."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -11,20 +8,12 @@ import pytest
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import to_bytes
 from fl_core.artifacts.memory import MemoryStore
-from fl_core.errors import LedgerCorrupt, StoreUnavailable, WitnessUnavailable
+from fl_core.errors import LedgerCorrupt, WitnessUnavailable
 from fl_core.privacy.budget import spend
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.ledger_entries import verify_ledger
 from fl_core.privacy.policy_documents import SITE
-from fl_core.privacy.recovery import LostLedger, append_missing, find_recovery
-from fl_core.rounds.plan import open_round
-from fl_core.rounds.release import skip_round
-from fl_core.rounds.site_recovery import close_exchanges, owed_by_site
-from fl_core.rounds.site_round import client_round
-from fl_core.rounds.site_witness import void_idle_reserves, witness_ledgers
-from fl_core.updates.outbox import Outbox
-from fl_core.updates.records import EventRecord
-from fl_core.updates.signing import generate_key, public_hex, sign
+from fl_core.updates.signing import generate_key, sign
+from tests.snapshots import AwayStore, copy_of, recover, restored, take_part
 from tests.worlds import NOW, campaign_of, open_site, world_of
 
 LOCAL = {
@@ -36,68 +25,6 @@ LOCAL = {
         "noise_multiplier": 4.0,
     }
 }
-
-
-class AwayStore(MemoryStore):
-    """A store that answers nothing while ``is_away``."""
-
-    is_away = True
-
-    def _answer(self):
-        if self.is_away:
-            raise StoreUnavailable("no route to the witness")
-
-    def get(self, key, *, max_bytes=None):
-        self._answer()
-        return super().get(key, max_bytes=max_bytes)
-
-    def put_once(self, key, data):
-        self._answer()
-        return super().put_once(key, data)
-
-    def list(self, prefix):
-        self._answer()
-        return super().list(prefix)
-
-
-def copy_of(store):
-    copied = MemoryStore()
-    for key in store.list(""):
-        copied.put_once(key, store.get(key))
-    return copied
-
-
-def take_part(world, site, number=1):
-    plan = open_round(world.assembly, world.store, round_number=number, now=NOW)
-    work, assembly, store = world.works["a"], world.assembly, world.store
-    return client_round(site, work, assembly=assembly, store=store, plan=plan)
-
-
-def close(world, number=1):
-    plan = open_round(world.assembly, world.store, round_number=number, now=NOW)
-    skip_round(world.assembly, world.store, plan, reason="too few updates", now=NOW)
-
-
-def restored(world, ledger, outbox):
-    """Return site a over stores that were set back, with the witnesses as they are."""
-    old = world.sites["a"]
-    return open_site("a", old.key, old.policy, ledger, outbox, witnesses=old.witnesses)
-
-
-def recover(world, ledger_store, outbox_store, *, assume_lost=False):
-    """Do what `fedloom ledger recover` does over stores in memory; return site and ledger."""
-    old = world.sites["a"]
-    outbox = Outbox(outbox_store)
-    lost = LostLedger("a", old.policy.dataset, old.policy.unit, old.key, ledger_store)
-    owed = owed_by_site(
-        world.store, outbox, site="a", dataset=old.policy.dataset, unit=old.policy.unit
-    )
-    found = find_recovery(lost, old.witnesses, owed, now=NOW, assume_lost=assume_lost)
-    close_exchanges(outbox, found, dataset=old.policy.dataset)
-    target = replace(lost, store=MemoryStore()) if found.replaced else lost
-    append_missing(target, found)
-    assert verify_ledger(target.store, public_hex(old.key)) == []
-    return restored(world, target.store, outbox_store), target.store
 
 
 def true_epsilon(world, n_draws):
@@ -365,87 +292,3 @@ def test_rule_11_outbox_set_back_alone_does_not_train_again():
         take_part(world, restored(world, world.ledgers["a"], outbox))
 
     assert world.works["a"].trainings == 1
-
-
-def idle_world():
-    """Return a world whose site a has charged round 1 and trained nothing for it."""
-    world = world_of(campaign_of())
-    away = AwayStore()
-    away.is_away = False
-    coordinator, disk = world.sites["a"].witnesses
-    site = replace(world.sites["a"], witnesses=(coordinator, replace(disk, store=away)))
-    reserve = site.ledger.reserve
-
-    def reserve_then_lose_the_witness(**fields):
-        entry = reserve(**fields)
-        away.is_away = True
-        return entry
-
-    site.ledger.reserve = reserve_then_lose_the_witness
-    with pytest.raises(WitnessUnavailable):
-        take_part(world, site)
-    away.is_away = False
-    return world, restored_with(world, site)
-
-
-def restored_with(world, site):
-    return open_site(
-        "a",
-        site.key,
-        site.policy,
-        world.ledgers["a"],
-        world.outboxes["a"],
-        witnesses=site.witnesses,
-    )
-
-
-def events_of(site) -> list[EventRecord]:
-    return site.ledger.events()
-
-
-def test_rule_12_charge_of_a_closed_round_without_training_is_taken_back():
-    world, site = idle_world()
-    charged = len(events_of(site))
-    close(world)
-
-    voided = void_idle_reserves(site, world.assembly, world.store)
-
-    assert (charged, voided, events_of(site)) == (1, 1, [])
-    assert take_part(world, site).status == "declined"
-    assert world.works["a"].trainings == 0
-    assert verify_ledger(world.ledgers["a"], public_hex(site.key)) == []
-    witness_ledgers(site)
-
-
-def test_rule_12_open_round_is_not_voided():
-    world, site = idle_world()
-
-    voided = void_idle_reserves(site, world.assembly, world.store)
-
-    assert (voided, len(events_of(site))) == (0, 1)
-    assert take_part(world, site).status == "uploaded"
-
-
-def test_rule_12_training_that_was_begun_stays_charged():
-    world = world_of(campaign_of())
-    world.works["a"].fails_with = ValueError("a row")
-    take_part(world, world.sites["a"])
-    close(world)
-
-    voided = void_idle_reserves(world.sites["a"], world.assembly, world.store)
-
-    assert (voided, len(events_of(world.sites["a"]))) == (0, 1)
-
-
-def test_rule_12_rolled_back_outbox_voids_nothing():
-    world = world_of(campaign_of())
-    snapshots = []
-    world.works["a"].on_train = lambda: snapshots.append(copy_of(world.ledgers["a"]))
-    take_part(world, world.sites["a"])
-    close(world)
-    site = restored(world, snapshots[0], MemoryStore())
-
-    with pytest.raises(LedgerCorrupt):
-        void_idle_reserves(site, world.assembly, world.store)
-
-    assert len(events_of(site)) == 1
