@@ -78,6 +78,7 @@ def check(
         "id": campaign.id,
         "sites": list(campaign.sites),
         "max_rounds": campaign.max_rounds,
+        "upload_after_s": campaign.cohort.upload_after_s,
         "unit": None if record is None else record.unit,
         "max_rows_per_unit": None if record is None else record.max_rows_per_unit,
         "noise_multiplier": None if record is None else record.noise_multiplier,

@@ -79,6 +79,8 @@ def schedule_table(
             f"every site as a whole, delta {client.delta:g}, limit {client.epsilon:g}, exact; "
             f"noise of the {noise_owner(client)}"
         )
+    if campaign.cohort.upload_after_s is not None:
+        captions.append(f"answers leave {campaign.cohort.upload_after_s:g} s after each plan")
     table = Table(title=title, caption="\n".join(captions))
     table.add_column("after round", justify="right")
     for name in columns:

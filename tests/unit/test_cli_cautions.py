@@ -2,14 +2,12 @@
 
 import io
 import json
-import re
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 from worlds import campaign_of
 
-from fl_core.campaign.loading import parse_campaign
 from flows.cli import cautions
 from flows.cli.main import app
 from flows.cli.templates import CAMPAIGN
@@ -60,11 +58,13 @@ def test_check_warns_of_an_epsilon_without_meaning_and_goes_on(tmp_path):
     assert "warning: privacy.record.epsilon: 80 is above 50" in said
 
 
-def test_fixed_upload_time_of_the_template_is_a_field_of_the_campaign():
-    text = CAMPAIGN.format(file="first.toml", id="first")
-    text = re.sub(r"# (\[cohort\])\n# (upload_after_s)", r"\1\n\2", text)
+def test_check_says_when_answers_leave(tmp_path):
+    file = written(tmp_path, ("# [cohort]\n# upload", "[cohort]\nupload"))
 
-    assert parse_campaign(text, source="first.toml").cohort.upload_after_s == 120
+    document, said = check(file)
+
+    assert document["upload_after_s"] == 120
+    assert "answers leave 120 s after each plan" in said
 
 
 @pytest.mark.parametrize("batch_size", [1e-6], ids=["tiny divisor"])
