@@ -22,7 +22,7 @@ _REFINE_ABOVE_STEPS = 100_000
 # A distribution of more points takes minutes and gigabytes; noise near zero would ask for it.
 _MAX_POINTS = 3e6
 _TAIL = 1e-15
-# Enough to know the spread of the loss to a few percent, at a tenth of the default orders' cost.
+# Enough to know the spread of the loss to a few percent; each order is worked out once per step.
 _SPREAD_ORDERS = (1.2, 1.5, 2.0, 3.0, 5.0, 9.0, 17.0, 33.0, 65.0)
 
 
@@ -115,7 +115,7 @@ def _fitted_grid(steps: Steps, grid: float) -> float:
     if grid >= RECORD_GRID and sum(count for _, count in steps) > _REFINE_ABOVE_STEPS:
         grid /= 10
     # The loss lies within about twice its epsilon at a vanishing delta.
-    spread = 2 * float(rdp_of(steps, orders=_SPREAD_ORDERS).get_epsilon(_TAIL))
+    spread = 2 * min(rdp_epsilon_of(steps, delta=_TAIL, order=order) for order in _SPREAD_ORDERS)
     return max(grid, spread / _MAX_POINTS)
 
 

@@ -31,7 +31,7 @@ def adaptive_clip_noise(*, noise_multiplier_total: float, clipped_count_stddev: 
             more than the whole step may.
     """
     numbers = (noise_multiplier_total, clipped_count_stddev)
-    if not all(0 < number < math.inf for number in numbers):
+    if not all(0 < number < math.inf and not isinstance(number, bool) for number in numbers):
         raise IncompatibleParts(
             f"noise_multiplier {noise_multiplier_total} and count_stddev {clipped_count_stddev} "
             "must both be above 0 and finite"
