@@ -37,7 +37,7 @@ def plan_from_first_round(
     return plan_campaign(
         campaign,
         stated={site: _before(budget, events) for site, budget in budgets.items()},
-        rounds=campaign.max_rounds,
+        rounds=range(1, campaign.max_rounds + 1),
         federation=None
         if federation is None
         else _without(federation, events["client"], dataset=federation.dataset, unit=SITE),

@@ -80,34 +80,31 @@ def plan_campaign(
     campaign: Campaign,
     *,
     stated: Mapping[str, Stated],
-    rounds: int,
-    first_round: int = 1,
+    rounds: range,
     federation: Spending | None = None,
     on_budget: Callable[[str], None] = lambda _site: None,
 ) -> CampaignPlan:
-    """Return what ``rounds`` further rounds cost on every budget that they are charged to.
+    """Return what further rounds cost on every budget that they are charged to.
 
     Args:
         campaign: With its noise stated; it need not be locked.
         stated: What is known of each site; a site that is left out states nothing.
-        rounds: How many are wanted, from 1.
-        first_round: Number of the first of them.
+        rounds: Their numbers, the next one first.
         federation: Spend on the federation's ledger, under central ClientDp; None is unknown.
         on_budget: Told of every budget before it is worked out, for a progress display.
 
     Raises:
-        PrivacyError: Fewer than one round, or more than a campaign may have.
+        PrivacyError: No rounds, or numbers that no campaign can have.
         IncompatibleParts: The noise is still open.
     """
-    last = first_round + rounds - 1
-    if rounds < 1 or last > MAX_ROUNDS:
-        raise PrivacyError(f"{rounds} rounds from {first_round} cannot be planned; 1 to 9999 can")
+    if not rounds or rounds.step != 1 or not 1 <= rounds[0] <= rounds[-1] <= MAX_ROUNDS:
+        raise PrivacyError(f"rounds {rounds} cannot be planned; numbers from 1 to 9999 can")
     accounts = _accounts(campaign, stated, federation)
-    numbers = _drawn(rounds, together=len(accounts))
+    numbers = _drawn(len(rounds), together=len(accounts))
     budgets = []
     for account in accounts:
         on_budget(account.site)
-        points = tuple(_point(account, number, first_round) for number in numbers)
+        points = tuple(_point(account, number, rounds[0]) for number in numbers)
         budgets.append(_budget_plan(account, campaign, points=points))
     judged = [b for b in budgets if b.rounds_left is not None]
     ends_first = min(judged, key=lambda b: (b.rounds_left, b.site), default=None)
@@ -116,8 +113,8 @@ def plan_campaign(
     return CampaignPlan(
         campaign=campaign.id,
         max_rounds=campaign.max_rounds,
-        first_round=first_round,
-        rounds=rounds,
+        first_round=rounds[0],
+        rounds=len(rounds),
         budgets=tuple(budgets),
         ends_first=None if ends_first is None else ends_first.site,
         ends_first_level=None if ends_first is None else ends_first.level,

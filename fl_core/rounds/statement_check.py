@@ -142,19 +142,19 @@ def _check_plans(run: _Run) -> None:
         if outcome is None:
             raise ObjectMissing(f"round {number} has no outcome")
         require(
-            (plan.campaign_digest, plan.round) == (run.assembly.digest, number),
             f"the plan of round {number} is about another campaign or round",
+            holds=(plan.campaign_digest, plan.round) == (run.assembly.digest, number),
         )
         strangers = sorted(set(plan.cohort) - set(run.campaign.sites))
-        require(not strangers, f"the plan of round {number} asks {strangers}, no sites of it")
+        require(f"the plan of round {number} asks {strangers}, no sites of it", holds=not strangers)
         require(
-            (plan.base_hash, outcome.base_hash) == (base, base),
             f"round {number} does not start from the adapter that the last release made",
+            holds=(plan.base_hash, outcome.base_hash) == (base, base),
         )
         run.plans[number], run.outcomes[number] = plan, outcome
         base = outcome.result_hash or base
     released = run.outcomes[run.number].result_hash
-    require(released is not None, f"round {run.number} released no version")
+    require(f"round {run.number} released no version", holds=released is not None)
 
 
 def _initial_adapter(campaign: Campaign) -> str:
@@ -174,14 +174,14 @@ def _check_manifests(run: _Run) -> None:
             continue
         collected = read_document(run.store, keys.collected(run.campaign.id, number), Collected)
         require(
-            run.outcomes[number].contributors == tuple(collected.accepted),
             f"the outcome of round {number} names other sites than were accepted",
+            holds=run.outcomes[number].contributors == tuple(collected.accepted),
         )
         for site in collected.accepted:
             manifest = _manifest(run, plan, site)
             require(
-                document_sha256(manifest) == collected.answers[site].manifest_sha256,
                 f"the manifest of {site!r} in round {number} is not the accepted one",
+                holds=document_sha256(manifest) == collected.answers[site].manifest_sha256,
             )
             run.manifests[number][site] = manifest
 
@@ -202,14 +202,14 @@ def _check_charges(run: _Run) -> None:
         rows = {s: m.charge for s, m in manifests.items() if m.charge is not None}
         whole = {s: m.client_charge for s, m in manifests.items() if m.client_charge is not None}
         require(
-            (charge.round, charge.sites, charge.clients) == (number, rows, whole),
             f"the charges of round {number} are not those that the sites signed",
+            holds=(charge.round, charge.sites, charge.clients) == (number, rows, whole),
         )
         for event, charged in ((run.assembly.row_event, rows), (run.assembly.site_event, whole)):
             paid = all(site in charged and charged[site].event == event for site in manifests)
             require(
-                paid or event is None,
                 f"round {number} is not paid for by every site as the campaign's noise asks",
+                holds=paid or event is None,
             )
         run.charges.append(charge)
 
@@ -235,7 +235,9 @@ def _check_raw_updates(run: _Run) -> None:
             for site in sorted(manifests)
             if not is_gone(run.store, keys.payload(run.campaign.id, number, site))
         ]
-        require(not left, f"un-noised updates of round {number} are still in the store: {left}")
+        require(
+            f"un-noised updates of round {number} are still in the store: {left}", holds=not left
+        )
 
 
 def _check_adapter(run: _Run) -> None:
@@ -243,8 +245,8 @@ def _check_adapter(run: _Run) -> None:
     read_adapter(run.store, run.campaign.id, released)
     tagged = run.logged.adapter_sha256 or released
     require(
-        tagged == released,
         f"the model version is of adapter {tagged[:16]}..., its round made {released[:16]}...",
+        holds=tagged == released,
     )
 
 
@@ -262,10 +264,10 @@ def _check_statement(run: _Run) -> None:
     difference = first_difference(
         logged.model_dump(mode="json"), made.model_dump(mode="json"), path=""
     )
-    require(not difference, f"the logged statement differs from the store: {difference}")
+    require(f"the logged statement differs from the store: {difference}", holds=not difference)
     require(
-        run.logged.markdown in {None, to_markdown(logged)},
         "the logged page statement.md does not say what statement.json says",
+        holds=run.logged.markdown in {None, to_markdown(logged)},
     )
 
 

@@ -30,7 +30,7 @@ from fl_core.updates.records import BudgetStatement, Charge, EventRecord, Spendi
 Charges = Sequence[RoundCharge]
 
 
-def require(holds: bool, complaint: str) -> None:
+def require(complaint: str, *, holds: bool) -> None:
     """Refuse stored documents that contradict each other.
 
     Raises:
@@ -127,13 +127,13 @@ def _copy_until(store: ObjectStore, prefix: str, last: int) -> MemoryStore:
 
 def _require_same(spending: Spending, chain: Chain, *, what: str) -> None:
     require(
-        chain.head_sha256 == spending.ledger_head_sha256,
         f"{what} names another entry {spending.ledger_seq} of its ledger than the copy at the "
         "witness in this store, and both are signed by the site",
+        holds=chain.head_sha256 == spending.ledger_head_sha256,
     )
     require(
-        added_up_events(chain.events()) == spending.events,
         f"{what} states other events than its own signed ledger entries hold",
+        holds=added_up_events(chain.events()) == spending.events,
     )
 
 
@@ -155,12 +155,12 @@ def check_federation(assembly: Assembly, store: ObjectStore, *, charges: Charges
     for charge in charges:
         reserve, stated = chain.reserve_of(assembly.digest, charge.round), charge.federation
         require(
-            stated is not None
+            f"the release of round {charge.round} is not on the federation's ledger as the "
+            "campaign's noise asks",
+            holds=stated is not None
             and reserve is not None
             and (reserve.seq, reserve.event) == (stated.ledger_seq, stated.event)
             and reserve.event == noise.event,
-            f"the release of round {charge.round} is not on the federation's ledger as the "
-            "campaign's noise asks",
         )
         budget = read_federation_budget(assembly, store, charge.round)
         if budget is None:
@@ -177,6 +177,6 @@ def _require_federation_budget(budget: BudgetStatement, chain: Chain) -> None:
     until = [entry for entry in chain.entries if entry.seq <= budget.ledger_seq]
     events = [e.event for e in until if e.event is not None and not chain.is_voided(e)]
     require(
-        added_up_events(events) == budget.events,
         f"{what} states other events than its ledger holds",
+        holds=added_up_events(events) == budget.events,
     )

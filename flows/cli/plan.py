@@ -120,8 +120,7 @@ def make_plan(
         return plan_campaign(
             campaign,
             stated={} if store is None else latest_budgets(store, campaign.sites),
-            rounds=wanted,
-            first_round=done + 1,
+            rounds=range(done + 1, done + wanted + 1),
             federation=None if store is None else latest_federation(store),
             on_budget=lambda site: bar.update(task, description=f"budget of {site}"),
         )

@@ -59,7 +59,7 @@ def budget_of(plan, site, level="record"):
 def test_campaign_alone_ends_at_the_epsilon_of_its_schedule():
     # 6 rounds of 8 steps, noise 0.8, rate 0.1, delta 1e-5: 7.93 by PLD and 9.11 by RDP, from
     # dp_accounting itself (SOUNDNESS, head).
-    plan = plan_campaign(campaign_of(), stated={}, rounds=6)
+    plan = plan_campaign(campaign_of(), stated={}, rounds=range(1, 7))
 
     assert [b.site for b in plan.budgets] == list(SITES)
     for budget in plan.budgets:
@@ -73,7 +73,7 @@ def test_campaign_alone_ends_at_the_epsilon_of_its_schedule():
 
 
 def test_points_are_the_epsilons_of_each_round():
-    plan = plan_campaign(campaign_of(), stated={}, rounds=6)
+    plan = plan_campaign(campaign_of(), stated={}, rounds=range(1, 7))
 
     points = budget_of(plan, "a").after
 
@@ -84,7 +84,7 @@ def test_points_are_the_epsilons_of_each_round():
 
 
 def test_site_that_has_spent_goes_on_from_there_and_ends_first():
-    plan = plan_campaign(campaign_of(), stated={"a": Stated(stated_after(4))}, rounds=6)
+    plan = plan_campaign(campaign_of(), stated={"a": Stated(stated_after(4))}, rounds=range(1, 7))
 
     own = budget_of(plan, "a")
 
@@ -97,7 +97,7 @@ def test_site_that_has_spent_goes_on_from_there_and_ends_first():
 
 
 def test_beyond_the_series_the_accountant_of_rule_15_decides():
-    plan = plan_campaign(campaign_of(), stated={"a": Stated(stated_after(4))}, rounds=6)
+    plan = plan_campaign(campaign_of(), stated={"a": Stated(stated_after(4))}, rounds=range(1, 7))
 
     own = budget_of(plan, "a")
 
@@ -111,13 +111,15 @@ def test_noise_that_is_needed_fits_and_a_little_less_does_not():
     stated = Stated(stated_after(1, series=None, rdp_order=4.0, epsilon=12.0))
     campaign = campaign_of()
 
-    own = budget_of(plan_campaign(campaign, stated={"a": stated}, rounds=6), "a")
+    own = budget_of(plan_campaign(campaign, stated={"a": stated}, rounds=range(1, 7)), "a")
 
     def ends_at(noise):
         record = campaign.privacy.record.model_copy(update={"noise_multiplier": noise})
         privacy = campaign.privacy.model_copy(update={"record": record})
         noised = campaign.model_copy(update={"privacy": privacy})
-        return budget_of(plan_campaign(noised, stated={"a": stated}, rounds=6), "a").epsilon_at_end
+        return budget_of(
+            plan_campaign(noised, stated={"a": stated}, rounds=range(1, 7)), "a"
+        ).epsilon_at_end
 
     assert own.accountant == "rdp"
     assert own.noise_needed > own.noise
@@ -128,16 +130,14 @@ def test_noise_that_is_needed_fits_and_a_little_less_does_not():
 def test_noise_that_fits_already_is_what_is_needed():
     stated = Stated(stated_after(1, series=None, rdp_order=4.0, epsilon=100.0))
 
-    own = budget_of(plan_campaign(campaign_of(), stated={"a": stated}, rounds=3), "a")
+    own = budget_of(plan_campaign(campaign_of(), stated={"a": stated}, rounds=range(1, 4)), "a")
 
     assert own.noise_needed == own.noise == 0.8
     assert own.second_campaign_rounds == 6
 
 
 def test_rounds_of_a_running_campaign_are_numbered_from_the_next():
-    plan = plan_campaign(
-        campaign_of(), stated={"a": Stated(stated_after(4))}, rounds=2, first_round=5
-    )
+    plan = plan_campaign(campaign_of(), stated={"a": Stated(stated_after(4))}, rounds=range(5, 7))
 
     own = budget_of(plan, "a")
 
@@ -165,7 +165,9 @@ def test_rounds_of_a_running_campaign_are_numbered_from_the_next():
 def test_statement_that_does_not_follow_from_its_events_is_not_believed(changes):
     lie = stated_after(4).model_copy(update=changes)
 
-    own = budget_of(plan_campaign(campaign_of(), stated={"a": Stated(lie)}, rounds=6), "a")
+    own = budget_of(
+        plan_campaign(campaign_of(), stated={"a": Stated(lie)}, rounds=range(1, 7)), "a"
+    )
 
     assert own.status == "does not hold"
     assert own.complaint
@@ -176,7 +178,7 @@ def test_statement_that_does_not_follow_from_its_events_is_not_believed(changes)
 def test_reason_why_there_is_no_statement_is_shown():
     forged = Stated(complaint="the statement under its name is not signed by its key")
 
-    own = budget_of(plan_campaign(campaign_of(), stated={"b": forged}, rounds=2), "b")
+    own = budget_of(plan_campaign(campaign_of(), stated={"b": forged}, rounds=range(1, 3)), "b")
 
     assert (own.status, own.complaint) == ("does not hold", forged.complaint)
 
@@ -186,7 +188,9 @@ def test_statement_about_another_unit_says_nothing_about_this_one():
     privacy = campaign_of().privacy.model_dump(exclude_none=True)
     privacy["record"] |= {"unit": "patient_id", "max_rows_per_unit": 4}
 
-    plan = plan_campaign(campaign_of(privacy=privacy), stated={"a": Stated(statement)}, rounds=2)
+    plan = plan_campaign(
+        campaign_of(privacy=privacy), stated={"a": Stated(statement)}, rounds=range(1, 3)
+    )
 
     own = budget_of(plan, "a")
     assert own.status == "does not hold"
@@ -195,7 +199,7 @@ def test_statement_about_another_unit_says_nothing_about_this_one():
 
 
 def test_without_guarantee_there_is_nothing_to_plan_and_the_reason_is_kept():
-    plan = plan_campaign(campaign_of(privacy=NO_PRIVACY), stated={}, rounds=2)
+    plan = plan_campaign(campaign_of(privacy=NO_PRIVACY), stated={}, rounds=range(1, 3))
 
     assert plan.budgets == ()
     assert plan.worst_site is None
@@ -205,7 +209,7 @@ def test_without_guarantee_there_is_nothing_to_plan_and_the_reason_is_kept():
 @pytest.mark.parametrize(("rounds", "first"), [(0, 1), (9999, 2)])
 def test_rounds_outside_a_campaign_cannot_be_planned(rounds, first):
     with pytest.raises(PrivacyError, match="cannot be planned"):
-        plan_campaign(campaign_of(), stated={}, rounds=rounds, first_round=first)
+        plan_campaign(campaign_of(), stated={}, rounds=range(first, first + rounds))
 
 
 def test_a_thousand_rounds_are_drawn_at_few_points():
@@ -214,7 +218,7 @@ def test_a_thousand_rounds_are_drawn_at_few_points():
         privacy={"record": record.model_dump(exclude_none=True)}, max_rounds=1000
     )
 
-    points = budget_of(plan_campaign(campaign, stated={}, rounds=1000), "a").after
+    points = budget_of(plan_campaign(campaign, stated={}, rounds=range(1, 1001)), "a").after
 
     assert (points[0].round, points[-1].round) == (1, 1000)
     assert len(points) <= 26
@@ -224,8 +228,8 @@ def test_a_thousand_rounds_are_drawn_at_few_points():
 def test_second_campaign_has_what_the_first_leaves():
     stated = Stated(stated_after(1, series=None, rdp_order=4.0, epsilon=30.0))
 
-    one = budget_of(plan_campaign(campaign_of(), stated={"a": stated}, rounds=2), "a")
-    two = budget_of(plan_campaign(campaign_of(), stated={"a": stated}, rounds=3), "a")
+    one = budget_of(plan_campaign(campaign_of(), stated={"a": stated}, rounds=range(1, 3)), "a")
+    two = budget_of(plan_campaign(campaign_of(), stated={"a": stated}, rounds=range(1, 4)), "a")
 
     assert 3 < one.rounds_left == two.rounds_left
     assert one.second_campaign_rounds == min(one.rounds_left - 2, 6)
@@ -276,7 +280,7 @@ def test_every_ledger_that_a_round_is_charged_on_is_planned(mechanism, record, e
 def test_whole_sites_are_decided_by_the_gaussian_filter():
     # 4 rounds at noise 1 are one release at noise 1/2, which is mu = 2
     # (Balle and Wang 2018, theorem 8): epsilon by bisection below.
-    plan = plan_campaign(client_campaign("gaussian"), stated={}, rounds=4)
+    plan = plan_campaign(client_campaign("gaussian"), stated={}, rounds=range(1, 5))
 
     (budget,) = plan.budgets
 
@@ -287,7 +291,7 @@ def test_whole_sites_are_decided_by_the_gaussian_filter():
 def test_site_without_a_budget_for_its_whole_data_states_none_there():
     campaign = client_campaign("local_gaussian", record=True)
 
-    plan = plan_campaign(campaign, stated={"a": Stated(stated_after(1))}, rounds=2)
+    plan = plan_campaign(campaign, stated={"a": Stated(stated_after(1))}, rounds=range(1, 3))
 
     assert budget_of(plan, "a").status == "stated"
     assert budget_of(plan, "a", "client").status == "not stated"
@@ -321,7 +325,7 @@ def test_federation_goes_on_from_what_its_ledger_holds():
     )
 
     (budget,) = plan_campaign(
-        client_campaign("gaussian"), stated={}, rounds=3, federation=spent
+        client_campaign("gaussian"), stated={}, rounds=range(1, 4), federation=spent
     ).budgets
 
     assert budget.status == "stated"
