@@ -39,6 +39,13 @@ class RoundReadOut:
         return self.figures.cosine < LOST
 
     @property
+    def signal(self) -> str:
+        """The direction of the rows in one word: ``lost``, ``noisy`` or ``clear``."""
+        if self.is_lost:
+            return "lost"
+        return "noisy" if self.figures.cosine < CLEAR else "clear"
+
+    @property
     def meaning(self) -> str:
         """What the figures say and what would help, for whoever runs the site."""
         return " ".join([_of_direction(self.figures), *_of_clipping(self.figures)])

@@ -37,6 +37,9 @@ def site_readout(
         found = read_outs(own)
         name = own.root.name
         console_err.print(readout_table(name, found))
+        for one in latest(found):
+            said = f"{one.campaign}, round {one.figures.round}: {one.meaning}"
+            console_err.print(said, markup=False)
         documents.append({"site": name, "rounds": [plain(one) for one in found]})
     if json_output:
         print_json({"readouts": documents})
@@ -49,8 +52,14 @@ def plain(one: "RoundReadOut") -> dict[str, Any]:
         "digest": one.digest,
         **one.figures.model_dump(mode="json"),
         "is_lost": one.is_lost,
+        "signal": one.signal,
         "meaning": one.meaning,
     }
+
+
+def latest(found: "list[RoundReadOut]") -> "list[RoundReadOut]":
+    """Return the last round of every campaign: what there is still something to do about."""
+    return list({one.digest: one for one in found}.values())
 
 
 def readout_table(site: str, found: "list[RoundReadOut]") -> Table:
@@ -60,18 +69,17 @@ def readout_table(site: str, found: "list[RoundReadOut]") -> Table:
         caption="from private rows without noise: not for anybody outside this site",
         box=box.SIMPLE_HEAD,
     )
-    for name in ("campaign", "round", "cosine", "norm ratio", "clipped"):
-        table.add_column(name, justify="left" if name == "campaign" else "right")
-    table.add_column("what it says")
+    for name in ("campaign", "round", "cosine", "norm ratio", "clipped", "signal"):
+        table.add_column(name, justify="left" if name in {"campaign", "signal"} else "right")
     for one in found:
         figures = one.figures
         table.add_row(
             one.campaign,
             str(figures.round),
-            f"{figures.cosine:.2f}" + (" !" if one.is_lost else ""),
+            f"{figures.cosine:.2f}",
             "-" if figures.norm_ratio is None else f"{figures.norm_ratio:.1f}",
             "-" if figures.clipped_share is None else f"{PERCENT * figures.clipped_share:.0f}%",
-            one.meaning,
+            one.signal + (" !" if one.is_lost else ""),
             style="yellow" if one.is_lost else None,
         )
     return table

@@ -95,8 +95,11 @@ def test_command_shows_a_table_and_marks_what_is_lost(home):
     (document,) = json.loads(result.stdout)["readouts"]
     assert document["site"] == "north"
     assert [one["is_lost"] for one in document["rounds"]] == [True, False]
-    assert "0.02 !" in result.stderr
-    assert "0.70 !" not in result.stderr
+    assert [one["signal"] for one in document["rounds"]] == ["lost", "clear"]
+    assert "lost !" in result.stderr
+    # One sentence for what there is still something to do about, not one per round.
+    assert "tiny, round 2: The direction of this site's rows is clearly in it" in result.stderr
+    assert "tiny, round 1" not in result.stderr
     assert "not for anybody outside this site" in result.stderr
 
 
