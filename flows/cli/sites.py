@@ -30,6 +30,7 @@ from flows.cli.site_options import (
 )
 
 if TYPE_CHECKING:
+    from fl_core.privacy.policy_documents import SitePolicy
     from tasks.site_config import SiteHome
 
 SiteHomeOption = Annotated[Path, typer.Option("--home", help="The site's own folder.")]
@@ -127,8 +128,6 @@ def show_witnesses(home: "SiteHome") -> list[dict[str, object]]:
     """Prepare and show the witnesses of a site, and warn where they show too little."""
     from dataclasses import asdict
 
-    from fl_core.errors import PolicyRefused
-    from fl_core.privacy.witness import require_enough_witnesses
     from tasks.site_config import read_site_config, site_policy, surroundings
     from tasks.witnesses import prepare_witnesses
 
@@ -139,11 +138,19 @@ def show_witnesses(home: "SiteHome") -> list[dict[str, object]]:
         console_err.print(f"witness {report.name}: {held}", markup=False)
         if report.complaint:
             console_err.print(f"  warning: {report.complaint}", markup=False)
+    warn_of_witnesses(policy)
+    return [asdict(report) for report in reports]
+
+
+def warn_of_witnesses(policy: "SitePolicy") -> None:
+    """Say so where campaigns with a guarantee will be declined for lack of witnesses."""
+    from fl_core.errors import PolicyRefused
+    from fl_core.privacy.witness import require_enough_witnesses
+
     try:
-        require_enough_witnesses([report.is_own for report in reports])
+        require_enough_witnesses([witness.is_own for witness in policy.witnesses])
     except PolicyRefused as error:
         console_err.print(f"warning: {error}; {error.hint}", markup=False)
-    return [asdict(report) for report in reports]
 
 
 def site_start(home: SiteHomeOption = Path("site")) -> None:
@@ -186,8 +193,10 @@ def require_ready(home: "SiteHome") -> None:
     from tasks.site_rows import read_rows
 
     config = read_site_config(home)
+    site = open_site(home, config)
     # Reading the head checks the whole chain.
-    open_site(home, config).ledger.head()
+    site.ledger.head()
+    warn_of_witnesses(site.policy)
     require_rows(read_rows(home.root / config.data))
     for campaign in approved_campaigns(home, config):
         require_rows_fit(home, config, campaign=campaign)
@@ -212,7 +221,7 @@ def site_approve(
     from flows.cli.views import schedule_table
     from tasks.settings import open_store
     from tasks.site_check import require_rows_fit
-    from tasks.site_config import SiteHome, read_site_config, site_settings
+    from tasks.site_config import SiteHome, read_site_config, site_policy, site_settings
 
     own = SiteHome(home.resolve())
     config = read_site_config(own)
@@ -231,6 +240,8 @@ def site_approve(
         raise CampaignError(f"campaign {asked.id!r} was not approved; nothing was changed")
     approve(own.store("approvals"), asked, now=datetime.now(UTC))
     console_err.print(f"approved: {asked.id}")
+    if asked.privacy.none is None:
+        warn_of_witnesses(site_policy(own))
     if json_output:
         print_json({"campaign": asked.id, "digest": asked.digest, "site": config.site})
 
