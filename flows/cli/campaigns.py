@@ -168,11 +168,17 @@ def require_campaign(campaign_id: str) -> "Campaign":
 
     Raises:
         CampaignError: No campaign of that id is frozen in the store.
+        PolicyRefused: The noise is the coordinator's, and it keeps no ledger that can be charged.
     """
     from fl_core.rounds.plan import read_assembly
+    from tasks.federation import open_coordinator
     from tasks.settings import open_store, read_settings
 
-    return read_assembly(open_store(read_settings()), campaign_id).campaign
+    settings = read_settings()
+    store = open_store(settings)
+    assembly = read_assembly(store, campaign_id)
+    open_coordinator(assembly, settings, store)
+    return assembly.campaign
 
 
 def require_startable(text: str) -> "Campaign":
@@ -180,14 +186,20 @@ def require_startable(text: str) -> "Campaign":
 
     Raises:
         CampaignError: A name stands for nothing there, or the id is taken by another campaign.
+        PolicyRefused: The noise is the coordinator's, and it keeps no ledger that can be charged.
     """
+    from fl_core.assembly import assemble
     from fl_core.rounds.plan import require_free_id
+    from tasks.federation import open_coordinator
     from tasks.settings import open_store, read_settings
 
+    settings = read_settings()
+    store = open_store(settings)
     with progress() as bar:
         bar.add_task("locking the campaign: names become hashes")
         locked = locked_by_worker(text)
-        require_free_id(open_store(read_settings()), locked)
+        require_free_id(store, locked)
+        open_coordinator(assemble(locked), settings, store)
     return locked
 
 
