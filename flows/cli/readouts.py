@@ -66,7 +66,7 @@ def readout_table(site: str, found: "list[RoundReadOut]") -> Table:
     """Return a site's read-outs as a table, oldest round first."""
     table = Table(
         title=f"what noise did to the updates of {site}",
-        caption="from private rows without noise: not for anybody outside this site",
+        caption="not for anybody outside this site",
         box=box.SIMPLE_HEAD,
     )
     for name in ("campaign", "round", "cosine", "norm ratio", "clipped", "signal"):
