@@ -93,7 +93,7 @@ class Figures:
 FULL = (
     *(Case("minilm", 64, batch, 15) for batch in (8, 16, 32, 64)),
     *(Case("minilm", 128, batch, 11) for batch in (8, 16, 32, 64)),
-    Case("smollm2", 128, 16, 5),
+    Case("smollm2", 128, 16, 3),
 )
 QUICK = (Case("minilm", 64, 16, 7),)
 
