@@ -75,6 +75,15 @@ def _cards(statement: PrivacyStatement) -> str:
     if statement.worst_epsilon is not None:
         more = f"{statement.worst_site}, over all campaigns on its data"
         cards.append(_card("worst site", f"{statement.worst_epsilon:.2f}", more))
+    if statement.worst_client_epsilon is not None:
+        owner = "the federation's ledger" if statement.federation is not None else "of all sites"
+        cards.append(
+            _card(
+                "worst whole site",
+                f"{statement.worst_client_epsilon:.2f}",
+                f"{owner}, over all campaigns",
+            )
+        )
     if statement.not_stated:
         count = f"{len(statement.not_stated)}"
         cards.append(_card("sites not stated", count, ", ".join(statement.not_stated)))
