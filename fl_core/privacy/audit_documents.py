@@ -30,11 +30,11 @@ class CanaryAudit(Document):
             one coordinate of its own. ``text``: the auditor sees the final adapter, and a canary is
             a synthetic text with a random label.
         canaries: How many; each took part by a fair coin.
-        guesses: In or out was guessed for so many, half of them the most suspicious; the auditor
-            abstained on the rest.
+        guesses: In or out was guessed for so many, the most suspicious; the auditor abstained on
+            the rest.
         correct: Right guesses.
         lower_bound: Epsilon is at least this, at the campaign's delta, with the stated confidence.
-        ceiling: Lower bound that the same number of guesses gives if all are right.
+        ceiling: The most that the audit could have proven, had all guesses been right.
     """
 
     kind: Literal["gradient", "text"]

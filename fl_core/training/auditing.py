@@ -179,15 +179,18 @@ def audit_canaries(
 ) -> CanaryAudit:
     """Guess coins from scores and bound epsilon from below.
 
-    Half of the guesses call the highest scores "in", half call the lowest "out". Of two numbers of
-    guesses, both fixed by the claim, the larger bound is taken, each at half the risk.
+    The highest scores are guessed "in". A unit that is drawn now and then can show that it is in,
+    and hardly that it is out, so "out" is guessed, for the lowest scores, only where more than
+    half of all canaries are. Of two numbers of guesses, both fixed by the claim, the larger bound
+    is taken, each at half the risk.
     """
     canaries = len(coins)
     order = np.argsort(scores, kind="stable")
     tried = []
     for guesses in guess_counts(canaries, claim):
-        half = guesses // 2
-        correct = int(coins[order[canaries - half :]].sum() + (~coins[order[:half]]).sum())
+        n_out = 0 if guesses <= canaries // 2 else guesses // 2
+        n_in = guesses - n_out
+        correct = int(coins[order[canaries - n_in :]].sum() + (~coins[order[:n_out]]).sum())
         bound = audit_lower_bound(
             guesses=guesses,
             correct=correct,

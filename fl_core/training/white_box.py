@@ -263,7 +263,7 @@ def _still(recipe: Recipe, plan: NoisePlan) -> Recipe:
 
 def _observed_units(subject: Subject) -> int:
     # About eight units a step: enough to tell coins from shuffled batches, cheap to do one by one.
-    wanted = max(32, math.ceil(8 / subject.recipe.noise.sampling_rate))
+    wanted = max(16, math.ceil(8 / subject.recipe.noise.sampling_rate))
     return min(wanted, subject.columns.n_units)
 
 
