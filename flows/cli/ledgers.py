@@ -54,7 +54,9 @@ def ledger_documents(home: SiteHome, *, verify: bool) -> list[dict[str, Any]]:
 
 
 def _ledger_document(site: "Site", ledger: "Ledger", *, verify: bool) -> dict[str, Any]:
+    from fl_core.privacy.accounting import LIVE_GRID
     from fl_core.privacy.budget import spend
+    from fl_core.privacy.stated_budget import both_shown
 
     policy = site.policy if ledger is site.ledger else site.policy.client_policy() or site.policy
     document: dict[str, Any] = {
@@ -77,9 +79,12 @@ def _ledger_document(site: "Site", ledger: "Ledger", *, verify: bool) -> dict[st
         return document
     spent = spend(policy, events)
     finite = spent.epsilon if spent.epsilon != float("inf") else None
+    pld, rdp = both_shown(events, delta=policy.delta, grid=LIVE_GRID)
     return document | {
         "epsilon": finite,
         "accountant": spent.accountant,
+        "epsilon_pld": pld,
+        "epsilon_rdp": rdp,
         "entries": [e.model_dump(mode="json", exclude_none=True) for e in entries],
     }
 
@@ -105,6 +110,12 @@ def _verdicts(site: "Site", ledger: "Ledger") -> dict[str, Any]:
     }
 
 
+def _both_text(document: dict[str, Any]) -> str:
+    by = {"pld": document.get("epsilon_pld"), "rdp": document.get("epsilon_rdp")}
+    shown = [f"{value:.2f} by {name}" for name, value in by.items() if value is not None]
+    return f"; for comparison {', '.join(shown)}" if shown else ""
+
+
 def ledger_table(document: dict[str, Any]) -> Table:
     """Return a ledger as a table, newest entry last."""
     epsilon = document.get("epsilon")
@@ -113,6 +124,7 @@ def ledger_table(document: dict[str, Any]) -> Table:
         f"BROKEN: {document['broken']}"
         if document["broken"]
         else f"epsilon {shown} of {document['epsilon_limit']:g} at delta {document['delta']:g}"
+        f"{_both_text(document)}"
     )
     caption += "".join(f"\n{witness_text(each)}" for each in document["witnesses"])
     title = f"ledger of {document['site']} ({document['dataset']}), unit {document['unit']}"
