@@ -113,14 +113,40 @@ def test_rule_17_the_statement_lists_what_leaves(what):
     assert any(what in item.what for item in statement().leaves_site)
 
 
-def test_rule_17_what_depends_on_rows_is_noised_or_said_to_be_outside():
-    protections = {item.protection for item in statement().leaves_site}
+RECORD = campaign_of().privacy.record.model_dump(exclude_none=True)
+CLIENT = {"epsilon": 20.0, "delta": 1e-5, "clip_norm": 0.5, "noise_multiplier": 1.0}
+PROMISES = {
+    "rows": {"record": RECORD},
+    "people": {"record": RECORD | {"unit": "patient_id", "max_rows_per_unit": 4}},
+    "local": {"client": CLIENT | {"mechanism": "local_gaussian"}},
+    "central": {"client": CLIENT | {"mechanism": "gaussian"}},
+    "rows and central": {"record": RECORD, "client": CLIENT | {"mechanism": "gaussian"}},
+}
 
-    for protection in protections:
+
+@pytest.mark.parametrize("privacy", PROMISES.values(), ids=PROMISES)
+@pytest.mark.parametrize("upload_after_s", [None, 60], ids=["when-ready", "fixed-time"])
+def test_rule_17_what_depends_on_rows_is_noised_or_said_to_be_outside(privacy, upload_after_s):
+    cohort = {"deadline_s": 300, "upload_after_s": upload_after_s}
+    campaign = campaign_of(privacy=privacy, cohort=cohort)
+
+    stated = privacy_statement(campaign, budgets={}, round_number=1)
+
+    for protection in {item.protection for item in stated.leaves_site}:
         is_noised = "noised and charged" in protection
         is_outside = "outside the claim" in protection
         is_public = protection.startswith(("public numbers", "follows from public events"))
         assert is_noised or is_outside or is_public, protection
+
+
+@pytest.mark.parametrize("privacy", PROMISES.values(), ids=PROMISES)
+def test_rule_08_only_noise_at_the_site_is_claimed_against_the_coordinator(privacy):
+    stated = privacy_statement(campaign_of(privacy=privacy), budgets={}, round_number=1)
+
+    for claim in stated.claims:
+        if claim.against == "the coordinator":
+            is_central = claim.level == "client" and stated.client.charged_by == "coordinator"
+            assert claim.holds.startswith("nothing" if is_central else "the same")
 
 
 @pytest.mark.parametrize(
