@@ -88,9 +88,7 @@ def audit(  # noqa: PLR0913, PLR0917  one parameter per option of the command
 def _campaign(file: str, store: "ObjectStore | None") -> "Campaign":
     """Return the frozen campaign where the store has it, else the file's."""
     from fl_core.artifacts import keys
-    from fl_core.artifacts.documents import from_bytes
     from fl_core.artifacts.store import exists
-    from fl_core.campaign.campaign import Campaign
     from fl_core.campaign.loading import read_campaign
     from flows.cli.plan import read_planned
     from tasks.audit_steps import require_same_campaign
@@ -98,10 +96,7 @@ def _campaign(file: str, store: "ObjectStore | None") -> "Campaign":
     path = Path(file)
     if not path.is_file():
         return read_planned(file, store)
-    if path.name.endswith(".lock.json"):
-        written = from_bytes(Campaign, path.read_bytes(), what=file)
-    else:
-        written = read_campaign(path)
+    written = read_campaign(path)
     if store is None or not exists(store, keys.campaign(written.id)):
         return written
     return require_same_campaign(written, read_planned(written.id, store))
