@@ -33,11 +33,7 @@ REFUSED = {
     "16 windows": ('window = "month"', "window"),
     "17 metrics of sites": ('metrics = ["loss"]', "metrics"),
     "21 drift": ('drift.column = "text"', "drift"),
-    "22 holdout cut from sites": (
-        "22",
-        "evaluation.share_of_rows = 0.1",
-        "evaluation.share_of_rows",
-    ),
+    "22 holdout cut from sites": ("evaluation.share = 0.1", "evaluation.share"),
     "24 residuals": ("residuals = 1", "residuals"),
     "24 codec with blocks": ('codec = "int8"', "int8"),
     "24 codec with indices": ('codec = "top_k"', "top_k"),
@@ -66,8 +62,10 @@ REPLACED = {
     ),
     "8 distributed noise": (
         "privacy.record = { epsilon = 8, delta = 1e-5, clip_norm = 0.3, sampling_rate = 0.1 }",
-        "privacy.client = { epsilon = 8, delta = 1e-5, clip_norm = 0.3, noise_multiplier = 9, "
-        'mechanism = "distributed_discrete_gaussian" }',
+        (
+            "privacy.client = { epsilon = 8, delta = 1e-5, clip_norm = 0.3, noise_multiplier = 9, "
+            'mechanism = "distributed_discrete_gaussian" }'
+        ),
         "distributed_discrete_gaussian",
     ),
     "6 noise seed": ("sampling_rate = 0.1", "sampling_rate = 0.1, seed = 7", "privacy.record.seed"),
