@@ -176,6 +176,7 @@ def _require_federation_budget(budget: BudgetStatement, chain: Chain) -> None:
         raise ObjectCorrupt(f"{what} {error}") from error
     until = [entry for entry in chain.entries if entry.seq <= budget.ledger_seq]
     events = [e.event for e in until if e.event is not None and not chain.is_voided(e)]
+    events += [lost.event for entry in until for lost in entry.charges or ()]
     require(
         f"{what} states other events than its ledger holds",
         holds=added_up_events(events) == budget.events,
