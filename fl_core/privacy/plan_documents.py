@@ -78,7 +78,7 @@ class CampaignPlan(Document):
         budgets: Every budget that they are charged to; empty without a guarantee.
         ends_first: Whose budget ends first, of those that are stated.
         ends_first_level: Its level.
-        worst_site: Whose epsilon is the largest afterwards; a record's where there is one.
+        worst_site: Whose epsilon is the largest afterwards, of a limited budget; a record's first.
         worst_epsilon: That epsilon.
         reason: Why there is no guarantee; empty otherwise.
     """

@@ -109,7 +109,12 @@ def plan_campaign(
     judged = [b for b in budgets if b.rounds_left is not None]
     ends_first = min(judged, key=lambda b: (b.rounds_left, b.site), default=None)
     finite = [b for b in budgets if b.epsilon_at_end is not None]
-    worst = max(finite, key=lambda b: (b.level == "record", b.epsilon_at_end), default=None)
+    # Where the campaign promises something, not where a round only costs something.
+    worst = max(
+        finite,
+        key=lambda b: (b.limit is not None, b.level == "record", b.epsilon_at_end),
+        default=None,
+    )
     return CampaignPlan(
         campaign=campaign.id,
         max_rounds=campaign.max_rounds,

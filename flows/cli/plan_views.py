@@ -20,8 +20,10 @@ _LEVELS = {"record": "rows", "client": "whole site"}
 def schedule_table(plan: CampaignPlan) -> Table:
     """Return epsilon after each planned round, one column for all budgets that agree."""
     groups = _alike(plan.budgets)[:_COLUMNS]
+    title = f"{plan.campaign}: epsilon after each round"
     table = Table(
-        title=f"{plan.campaign}: epsilon after each round",
+        title=title,
+        min_width=len(title),
         caption="red: the site will refuse" if any(b.refused_in for b in plan.budgets) else None,
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

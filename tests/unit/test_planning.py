@@ -288,6 +288,15 @@ def test_whole_sites_are_decided_by_the_gaussian_filter():
     assert budget.epsilon_at_end == pytest.approx(mu_epsilon(2.0, 1e-5), abs=1e-4)
 
 
+def test_worst_is_named_where_the_campaign_promises_something():
+    # Local noise alone costs rows more (half the noise) and promises them nothing.
+    plan = plan_campaign(client_campaign("local_gaussian"), stated={}, rounds=range(1, 3))
+
+    assert budget_of(plan, "a").limit is None
+    assert budget_of(plan, "a").epsilon_at_end > plan.worst_epsilon
+    assert plan.worst_epsilon == budget_of(plan, "a", "client").epsilon_at_end
+
+
 def test_site_without_a_budget_for_its_whole_data_states_none_there():
     campaign = client_campaign("local_gaussian", record=True)
 
