@@ -13,9 +13,9 @@ from fl_core.errors import IncompatibleParts
 from fl_core.privacy.accounting import LIVE_GRID, RECORD_GRID, epsilon
 from fl_core.privacy.budget import series_steps_left, spend
 from fl_core.privacy.calibration import (
+    calibrate_gaussian_multiplier,
     calibrate_noise_multiplier,
     gaussian_epsilon,
-    gaussian_sigma,
 )
 from fl_core.privacy.events import added_up, dpsgd_event, merged
 from fl_core.privacy.policy_documents import SitePolicy
@@ -178,7 +178,9 @@ def locked_client_noise(campaign: Campaign) -> float | None:
     client = campaign.privacy.client
     if client is None:
         return None
-    return client.noise_multiplier or _gaussian_multiplier(client, campaign.max_rounds)
+    return client.noise_multiplier or calibrate_gaussian_multiplier(
+        epsilon=client.epsilon, delta=client.delta, rounds=campaign.max_rounds
+    )
 
 
 def with_noise(campaign: Campaign) -> Campaign:
@@ -201,18 +203,12 @@ def with_noise(campaign: Campaign) -> Campaign:
     return noised
 
 
-def _gaussian_multiplier(client: ClientDp, rounds: int) -> float:
-    one = gaussian_sigma(epsilon=client.epsilon, delta=client.delta, sensitivity=1.0)
-    # Rounded up to six digits, so that the way back over epsilon never lands above the target.
-    needed = one * math.sqrt(rounds)
-    unit = 10.0 ** (5 - math.floor(math.log10(needed)))
-    return math.ceil(needed * unit) / unit
-
-
 def _require_client_budget(campaign: Campaign, client: ClientDp) -> None:
     after = client_epsilon_after(campaign, campaign.max_rounds)
     if after > client.epsilon:
-        needed = _gaussian_multiplier(client, campaign.max_rounds)
+        needed = calibrate_gaussian_multiplier(
+            epsilon=client.epsilon, delta=client.delta, rounds=campaign.max_rounds
+        )
         raise IncompatibleParts(
             f"privacy.client.noise_multiplier {client.noise_multiplier:g} brings a site's epsilon "
             f"to {after:.2f} after {campaign.max_rounds} rounds, more than {client.epsilon:g} at "

@@ -45,6 +45,13 @@ noise_multiplier = 0.8                     # leave it out to have it computed fr
 # unit = "patient_id"
 # max_rows_per_unit = 4                    # of more rows, so many are drawn, once
 
+# A site's whole data, beside or instead of its records; it takes many sites to be worth it.
+# [privacy.client]
+# epsilon = 8.0
+# delta = 1e-3                             # below one over the number of sites
+# clip_norm = 0.5                          # L2 bound of one site's whole update
+# mechanism = "local_gaussian"             # each site's noise; "gaussian": the coordinator's own
+
 # Instead of [privacy.record], for data that needs no protection:
 # [privacy.none]
 # reason = "public data, released under CC BY 4.0"
