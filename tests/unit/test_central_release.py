@@ -183,3 +183,27 @@ def test_campaign_ends_before_a_round_that_the_federation_cannot_pay():
 
     assert next_round(world.assembly, world.store, federation=federation) == 2
     assert next_round(world.assembly, world.store, federation=poor) == "budget spent"
+
+
+def test_site_that_has_seen_a_charge_trains_no_more_once_the_ledger_was_set_back():
+    world = trained(central_world())
+    finish(world)
+    trained(world, 2)
+    for seq in (2, 3):
+        world.store.discard(keys.FEDERATION + keys.ledger_entry(seq))
+
+    with pytest.raises(LedgerCorrupt, match=r"entry 3 of the federation's ledger.* is gone"):
+        take_part(world, "a", 3)
+
+    assert world.works["a"].trainings == 2
+    assert world.sites["a"].ledger.chain().reserve_of(world.assembly.digest, 3) is None
+
+
+def test_site_without_copies_of_the_federations_ledger_declines():
+    world = central_world()
+    world.sites["a"] = replace(world.sites["a"], federation_copies=None)
+
+    outcome = take_part(world, "a")
+
+    assert (outcome.status, outcome.reason) == ("declined", "policy")
+    assert world.works["a"].trainings == 0
