@@ -75,10 +75,12 @@ def lock_campaign(campaign: Campaign, shelves: Shelves) -> Campaign:
         CampaignError: A name stands for nothing here, or for other content than stated.
         ModelMismatch: The base model is absent or is not the stated one.
         IncompatibleParts: The parts cannot keep the campaign's promise.
+        TrainingError: The base model's rows cannot be clipped apart.
     """
     from fl_core.assembly import assemble, build_parts
     from fl_core.models.loading import adapter_layout, base_sha256, load_base, resolve_base
     from fl_core.privacy.forecast import locked_client_noise, locked_noise
+    from fl_core.training.lock_checks import require_clippable
 
     build_parts(campaign)
     noise_multiplier = locked_noise(campaign)
@@ -103,6 +105,7 @@ def lock_campaign(campaign: Campaign, shelves: Shelves) -> Campaign:
         ),
     )
     assemble(locked)
+    require_clippable(base, locked)
     return locked
 
 

@@ -7,15 +7,25 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
+from fl_core.campaign.specs import AdapterSpec
 from fl_core.errors import CampaignError, TrainingError
 from fl_core.models.loading import LoadedBase, adapter_layout
 from fl_core.training.batches import columns_of
+from fl_core.training.lock_checks import require_clippable
 from fl_core.training.model_checks import require_private
 from fl_core.training.trainee import Trainee
-from tests.many_models import DECODERS, ENCODERS, WIDE, logits_losses
-from tests.tiny_models import ANSWERS, tiny_rows
+from tests.many_models import DECODERS, ENCODERS, TARGETS, WIDE, logits_losses
+from tests.tiny_models import ANSWERS, CLASSES, tiny_rows
+from tests.worlds import campaign_of
 
 torch.set_num_threads(1)
 
@@ -87,6 +97,43 @@ def test_what_clipping_does_not_cover_is_refused_by_name(make, name):
 
     with pytest.raises(TrainingError, match=name):
         require_private(trainee, columns_of(tiny_rows(ANSWERS, 2)).tensors)
+
+
+def test_model_that_cannot_be_clipped_is_refused_before_any_site_is_asked():
+    # OPT folds rows and places into one dimension before its feed-forward layers.
+    config = OPTConfig(
+        vocab_size=50,
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        attn_implementation="eager",
+    )
+    model = frozen(lambda: OPTForCausalLM(config))
+    base = LoadedBase(model=model, tokenizer=None, path=None, hidden_size=32)
+    modules, _ = adapter_layout(base, ("q_proj", "fc1"), ANSWERS)
+    spec = AdapterSpec(rank=2, targets=("q_proj", "fc1"), modules=modules)
+    campaign = campaign_of(task=ANSWERS, adapter=spec)
+
+    with pytest.raises(TrainingError, match=r"fc1\.lora_.*rows cannot be told apart"):
+        require_clippable(base, campaign)
+
+
+@pytest.mark.parametrize("rule", ["lora", "ffa_lora", "rolora"])
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_model_that_can_be_clipped_is_locked_and_stays_as_it_was(name, rule):
+    task = CLASSES if name == "bert" else ANSWERS
+    model = frozen((ENCODERS | DECODERS)[name])
+    base = LoadedBase(model=model, tokenizer=None, path=None, hidden_size=32)
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    targets = TARGETS[name][:2]
+    modules, head_inputs = adapter_layout(base, targets, task)
+    spec = AdapterSpec(rule=rule, rank=2, targets=targets, modules=modules, head_inputs=head_inputs)
+
+    require_clippable(base, campaign_of(task=task, adapter=spec))
+
+    assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
 
 
 class Stacked(nn.Module):
