@@ -53,6 +53,27 @@ def no_clipping_of_one_module():
     return patch.object(private_training, "clip_units", planted)
 
 
+def clipped_at_twice_the_norm():
+    """Clip every unit, at a bound that is not the one accounted for."""
+    honest = private_training.clip_units
+
+    def planted(gradients, is_unit, bounds):
+        return honest(gradients, is_unit, 2 * bounds)
+
+    return patch.object(private_training, "clip_units", planted)
+
+
+def noise_from_a_known_seed():
+    """Draw the noise of every step from one seed."""
+    honest = steps.noised_gradient
+
+    def planted(total, *, noise_stddev, divisor, stream):
+        seeded = SeededStream(7)
+        return honest(total, noise_stddev=noise_stddev, divisor=divisor, stream=seeded)
+
+    return patch.object(steps, "noised_gradient", planted)
+
+
 @contextmanager
 def divided_by_the_private_count():
     """Divide by the number of units that were drawn."""
