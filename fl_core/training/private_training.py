@@ -30,6 +30,7 @@ from fl_core.training.trainee import Trainee
 _LOG = logging.getLogger(__name__)
 # Rounding of a unit's scaled gradient to float32 must not lift its norm above the bound.
 _MARGIN = 1e-6
+_TINY = torch.finfo(torch.float64).tiny
 
 Gradients = dict[str, Tensor]
 Bounds = float | GroupBounds
@@ -130,9 +131,6 @@ def clip_units(gradients: Mapping[str, Tensor], is_unit: Tensor, bounds: Bounds)
         counts=counts,
         is_whole=is_whole & counts,
     )
-
-
-_TINY = torch.finfo(torch.float64).tiny
 
 
 def _is_head(name: str, bounds: Bounds) -> bool:
