@@ -14,7 +14,7 @@ from fl_core.privacy.plan_documents import BudgetPlan, CampaignPlan, TuningCost
 _COLUMNS = 8
 _ROWS = 24
 _NONE = "-"
-_LEVELS = {"record": "rows", "client": "whole site"}
+_LEVELS = {"record": "rows", "client": "all"}
 
 
 def schedule_table(plan: CampaignPlan) -> Table:
@@ -42,20 +42,42 @@ def schedule_table(plan: CampaignPlan) -> Table:
 
 def budgets_table(plan: CampaignPlan) -> Table:
     """Return every budget that the planned rounds are charged to."""
-    last = plan.first_round + plan.rounds - 1
+    # Eighty columns hold no more: what is the same for all sites goes below.
     table = Table(
-        title="budgets, as the sites state them", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title="budgets, as the sites state them",
+        caption="; ".join(_common(plan)),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
+    last = plan.first_round + plan.rounds - 1
     heads = (
-        "site", "of", "stated", "spent", f"after\nround {last}", "limit", "delta", "by",
-        "rounds\nleft", "noise", "noise\nneeded", "2nd run\nrounds",
+        "site", "of", "stated", "spent", f"after\nround {last}", "limit", "by", "rounds\nleft",
+        "noise\nneeded", "2nd\nrun",
     )  # fmt: skip
     for head in heads:
         left = head in {"site", "of", "stated", "by"}
-        table.add_column(head, justify="left" if left else "right", no_wrap=head != "site")
+        # A long name is folded, a figure never.
+        table.add_column(
+            head,
+            justify="left" if left else "right",
+            no_wrap=head != "site",
+            overflow="fold",
+            min_width=8 if head == "site" else None,
+        )
     for budget in plan.budgets:
         table.add_row(*(Text(cell) for cell in _row(budget)))
     return table
+
+
+def _common(plan: CampaignPlan) -> list[str]:
+    said = []
+    for level, name in _LEVELS.items():
+        found = [budget for budget in plan.budgets if budget.level == level]
+        if found:
+            deltas = sorted({budget.delta for budget in found})
+            spread = " to ".join(dict.fromkeys((f"{deltas[0]:g}", f"{deltas[-1]:g}")))
+            said.append(f"{name} of a site: noise {found[0].noise:.4g}, delta {spread}")
+    return said
 
 
 def sentences(
@@ -121,11 +143,9 @@ def _row(budget: BudgetPlan) -> tuple[str, ...]:
         _figure(budget.spent),
         _figure(budget.epsilon_at_end, infinite="inf"),
         _NONE if budget.limit is None else f"{budget.limit:g}",
-        f"{budget.delta:g}",
         budget.accountant,
         _count(budget.rounds_left),
-        f"{budget.noise:g}",
-        _NONE if budget.noise_needed is None else f"{budget.noise_needed:g}",
+        _NONE if budget.noise_needed is None else f"{budget.noise_needed:.4g}",
         _count(budget.second_campaign_rounds),
     )
 
@@ -139,7 +159,7 @@ def _cell(budget: BudgetPlan, index: int) -> Text:
 def _head(group: Sequence[BudgetPlan]) -> str:
     name = group[0].site if len(group) == 1 else f"{len(group)} sites"
     status = "" if group[0].status == "stated" else f"\n{group[0].status}"
-    level = "" if group[0].level == "record" else "\nwhole site"
+    level = "" if group[0].level == "record" else "\nas a whole"
     return f"{name}{level}{status}"
 
 

@@ -8,6 +8,9 @@ from playwright.sync_api import Page, expect, sync_playwright
 from tests.e2e.federation import SITES, Federation
 from tests.e2e.test_browser import ARGUMENTS, CHROMIUM, PATIENCE_MS
 
+# The same commands run over a folder store and a real MLflow in tests/integration.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def told(federation: Federation) -> dict:
