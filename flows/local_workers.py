@@ -83,6 +83,19 @@ def environment(stack: Stack) -> dict[str, str]:
     }
 
 
+def evaluation_environment(stack: Stack) -> dict[str, str]:
+    """The settings of the evaluation worker: keys that read releases and no site's update."""
+    keys = stack.file.evaluation
+    own = environment(stack)
+    if keys is None:
+        return own
+    kept = {k: v for k, v in own.items() if k not in {"FEDLOOM_FEDERATION", "MLFLOW_TRACKING_URI"}}
+    return kept | {
+        "FEDLOOM_S3_ACCESS_KEY": keys.access_key,
+        "FEDLOOM_S3_SECRET_KEY": keys.secret_key,
+    }
+
+
 def site_environment(stack: Stack, site: str) -> dict[str, str]:
     """The settings of a site's process: its own keys, no MLflow, nothing of the coordinator.
 
@@ -124,7 +137,9 @@ def start_workers(stack: Stack) -> list[ServerProcess]:
     register_pools(stack, sites=sites)
     workers = [
         start_coordinator_worker(stack),
-        start_worker(stack, "evaluation", [*FEDLOOM, "evaluation", "start"], environment(stack)),
+        start_worker(
+            stack, "evaluation", [*FEDLOOM, "evaluation", "start"], evaluation_environment(stack)
+        ),
     ]
     for site in sites:
         argv = [*FEDLOOM, "site", "start", "--home", str(site_home(stack.home, site).root)]

@@ -49,6 +49,7 @@ class StackFile(Document):
         s3_ports: Ports of SeaweedFS by name; only ``s3`` is known outside.
         coordinator: Keys with all rights.
         sites: Keys of every site.
+        evaluation: Keys of the evaluation worker; None in a home of before, until its next start.
     """
 
     version: Literal[1] = 1
@@ -57,6 +58,7 @@ class StackFile(Document):
     s3_ports: dict[str, int]
     coordinator: S3Keys
     sites: dict[Name, S3Keys] = Field(default_factory=dict)
+    evaluation: S3Keys | None = None
 
     @property
     def seaweed_ports(self) -> SeaweedPorts:
@@ -64,8 +66,28 @@ class StackFile(Document):
         return SeaweedPorts(**self.s3_ports)
 
     def identities(self) -> list[S3Identity]:
-        """The sites' S3 identities."""
-        return [site_identity(name, pair) for name, pair in sorted(self.sites.items())]
+        """The S3 identities of the evaluation worker and of the sites."""
+        own = [] if self.evaluation is None else [evaluation_identity(self.evaluation)]
+        return own + [site_identity(name, pair) for name, pair in sorted(self.sites.items())]
+
+
+def evaluation_identity(pair: S3Keys) -> S3Identity:
+    """The rights of the evaluation worker: read releases and texts to lock, write its results.
+
+    What sites upload is closed to it: updates without noise are for the worker that releases.
+    """
+    campaigns, drafts = f"{BUCKET}/campaigns/*", f"{BUCKET}/drafts/*"
+    results = f"{campaigns}/rounds/*/evaluation.json"
+    readable = (
+        f"{campaigns}/campaign.json",
+        f"{campaigns}/adapters/*",
+        *(f"{campaigns}/rounds/*/{name}.json" for name in ("plan", "outcome")),
+        results,
+        drafts,
+    )
+    writable = (f"Write:{path}" for path in (results, drafts))
+    actions = (*(f"Read:{path}" for path in readable), f"List:{BUCKET}", *writable)
+    return S3Identity("evaluation", pair.access_key, pair.secret_key, actions)
 
 
 def site_identity(site: str, pair: S3Keys) -> S3Identity:
@@ -144,7 +166,10 @@ def prepared_stack_file(
             coordinator=S3Keys.draw(),
         )
     added = {name: S3Keys.draw() for name in sites if name not in file.sites}
-    changes: dict[str, Any] = {"sites": file.sites | added}
+    changes: dict[str, Any] = {
+        "sites": file.sites | added,
+        "evaluation": file.evaluation or S3Keys.draw(),
+    }
     if prefect_port is not None:
         changes["prefect_port"] = prefect_port
     if mlflow_port is not None:

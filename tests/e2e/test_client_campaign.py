@@ -27,7 +27,12 @@ from fl_core.rounds.released_delta import read_release
 from fl_core.updates.manifest import UpdateManifest
 from flows import local_stack
 from flows.local_sites import LocalSite, make_local_site, site_home
-from flows.local_workers import environment, site_environment, start_workers
+from flows.local_workers import (
+    environment,
+    evaluation_environment,
+    site_environment,
+    start_workers,
+)
 from flows.processes import ended_with_this_process
 from tasks.settings import open_store, read_settings
 from tests.e2e.federation import Federation
@@ -266,6 +271,18 @@ def test_a_site_reads_no_update_of_another_and_the_federations_ledger(crews, cen
     assert ledger.get(keys.ledger_entry(1))
     with pytest.raises(StoreUnavailable, match="AccessDenied"):
         ledger.put_once(keys.ledger_entry(99), b"{}")
+
+
+def test_the_evaluation_worker_reads_releases_and_no_sites_update(crews, central):
+    own = open_store(read_settings(evaluation_environment(crews.stack)))
+
+    assert own.get(keys.outcome(CENTRAL, 1))
+    assert central["rounds"][0]["evaluation"]["accuracy"] >= 0
+    for campaign_id in (LOCAL, CENTRAL):
+        with pytest.raises(StoreUnavailable, match="AccessDenied"):
+            own.get(keys.payload(campaign_id, 1, "crew-01"))
+    with pytest.raises(StoreUnavailable, match="AccessDenied"):
+        own.put_once(keys.outcome(CENTRAL, 99), b"{}")
 
 
 def test_sites_keep_copies_of_the_federations_ledger(crews, central):

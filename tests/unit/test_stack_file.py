@@ -12,6 +12,7 @@ from flows.processes import ServerProcess
 from flows.servers import SeaweedPorts
 from flows.stack_file import (
     S3Keys,
+    evaluation_identity,
     forget_process,
     prepared_stack_file,
     read_stack_file,
@@ -113,3 +114,26 @@ def test_site_may_write_its_own_updates_and_ledger_copies_only():
         "Write:fedloom/campaigns/*/rounds/*/updates/north/*",
         "Write:fedloom/witness/north/*",
     ]
+
+
+def test_evaluation_worker_reads_no_sites_update_and_writes_results_only():
+    actions = evaluation_identity(S3Keys.draw()).actions
+
+    assert not any("updates" in action or action == "Admin" for action in actions)
+    assert not any(action in {"Read:fedloom", "Read:fedloom/*"} for action in actions)
+    assert [action for action in actions if action.startswith("Write")] == [
+        "Write:fedloom/campaigns/*/rounds/*/evaluation.json",
+        "Write:fedloom/drafts/*",
+    ]
+
+
+def test_home_of_before_gets_keys_for_its_evaluation_worker_and_keeps_them(tmp_path):
+    old = prepare(tmp_path, sites=("north",)).model_copy(update={"evaluation": None})
+    write_stack_file(tmp_path, old)
+
+    first, second = prepare(tmp_path), prepare(tmp_path)
+
+    assert first.evaluation is not None
+    assert first.evaluation == second.evaluation
+    assert [each.name for each in old.identities()] == ["north"]
+    assert [each.name for each in first.identities()] == ["evaluation", "north"]
