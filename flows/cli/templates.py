@@ -21,7 +21,7 @@ labels = [
 max_tokens = 16
 
 [adapter]
-rule = "ffa_lora"                          # or "lora": A is trained as well, with its own noise
+rule = "ffa_lora"                          # "lora": A as well; "rolora": B and A in turn; "head"
 rank = 4
 alpha = 8
 targets = ["query", "value"]
@@ -38,12 +38,15 @@ batch_size = 102.4                         # or one per site: {{ site-a = 6.4, s
 [privacy.record]                           # every record is protected, also from the coordinator
 epsilon = 8.0                              # for the whole campaign, all rounds together
 delta = 1e-5
-clip_norm = 0.3                            # L2 bound of one record's gradient
+clip_norm = 0.3                            # L2 bound per record; or {{ adapter = 0.3, head = 0.5 }}
 sampling_rate = 0.1                        # chance of a record to be in a step
 noise_multiplier = 0.8                     # leave it out to have it computed from epsilon
 # Whole people instead of single rows: rows with the same text in this column count as one.
 # unit = "patient_id"
 # max_rows_per_unit = 4                    # of more rows, so many are drawn, once
+# A bound that follows the gradients, at no extra epsilon and a little more noise:
+# [privacy.record.adaptive_clip]
+# count_stddev = 20.0                      # about a fifth of the batch size
 
 # A site's whole data, beside or instead of its records; it takes many sites to be worth it.
 # [privacy.client]
