@@ -173,7 +173,8 @@ def suspicion(read: Tensor, aims: Aims, noise: NoisePlan) -> Tensor:
     seen = math.log(noise.sampling_rate) + signal * (read / stddev) - signal.square() / 2
     if noise.sampling_rate == 1:
         return seen
-    return torch.logaddexp(seen, torch.tensor(math.log1p(-noise.sampling_rate)).double())
+    unseen = torch.full((), math.log1p(-noise.sampling_rate), dtype=torch.float64)
+    return torch.logaddexp(seen, unseen)
 
 
 def text_canaries(task: TaskSpec, words: list[str], n: int, stream: NoiseStream) -> Rows:
