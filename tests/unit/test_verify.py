@@ -211,3 +211,69 @@ def test_refusal_and_statement_are_bound_to_site_campaign_and_round(check, answe
     assert reason_of(check, sign(answer.model_copy(update=change), KEY), EXPECTED) == reason
     assert reason_of(check, sign(answer, generate_key()), EXPECTED) == "signature"
     assert reason_of(check, sign(answer, KEY).model_copy(update=change), EXPECTED) == "signature"
+
+
+WHOLE = GaussianEvent(noise_multiplier=1.5)
+ROW = GaussianEvent(noise_multiplier=0.75)
+LOCAL = replace(EXPECTED, charge_event=ROW, client_event=WHOLE)
+CENTRAL = replace(EXPECTED, charge_event=None, norm_bound=0.5)
+
+
+def test_right_updates_of_whole_sites_pass():
+    own = {"charge": Charge(event=ROW, ledger_seq=4)}
+
+    verify_manifest(signed(**own, client_charge=Charge(event=WHOLE, ledger_seq=2)), LOCAL)
+    verify_manifest(signed(charge=None, norm_bound=0.5), CENTRAL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected", "reason", "said"),
+    [
+        ({"client_charge": None}, LOCAL, "charge", "no charge for the whole site"),
+        (
+            {"client_charge": Charge(event=ROW, ledger_seq=2)},
+            LOCAL,
+            "charge",
+            "for the whole site for another event",
+        ),
+        ({"charge": Charge(event=WHOLE, ledger_seq=4)}, LOCAL, "charge", "for another event"),
+        ({"charge": None}, LOCAL, "charge", "no charge"),
+        ({"norm_bound": 0.5}, LOCAL, "norm", "a norm bound of 0.5, expected no norm bound"),
+        ({"norm_bound": None}, CENTRAL, "norm", "no norm bound, expected a norm bound of 0.5"),
+        ({"norm_bound": 0.25}, CENTRAL, "norm", "a norm bound of 0.25"),
+        (
+            {"client_charge": Charge(event=WHOLE, ledger_seq=2)},
+            CENTRAL,
+            "charge",
+            "the campaign promises no privacy there",
+        ),
+        ({"charge": Charge(event=ROW, ledger_seq=4)}, CENTRAL, "charge", "a charge"),
+    ],
+    ids=[
+        "local without its own charge",
+        "local at another noise",
+        "row charged as the whole site",
+        "local without a charge for rows",
+        "bound that nobody enforces",
+        "central without its bound",
+        "central with a bound of its own",
+        "central that charged the site",
+        "central that charged rows",
+    ],
+)
+def test_update_of_a_whole_site_must_state_what_is_charged_and_enforced(
+    changes, expected, reason, said
+):
+    right = (
+        {
+            "charge": Charge(event=ROW, ledger_seq=4),
+            "client_charge": Charge(event=WHOLE, ledger_seq=2),
+        }
+        if expected is LOCAL
+        else {"charge": None, "norm_bound": 0.5}
+    )
+
+    with pytest.raises(UpdateRejected, match=said) as caught:
+        verify_manifest(signed(**(right | changes)), expected)
+
+    assert caught.value.reason == reason
