@@ -7,7 +7,7 @@ from tiny_models import ANSWERS, CLASSES, locked_spec, random_state, tiny_base, 
 
 from fl_core.adapters.pair import LORA_A, LoraPair, LoraState
 from fl_core.errors import AdapterMismatch
-from fl_core.models.peft_state import attach, load_state, read_state
+from fl_core.models.peft_state import attach, load_state, open_for_round, read_state
 
 torch.set_num_threads(1)
 TASKS = pytest.mark.parametrize("task", [CLASSES, ANSWERS], ids=["classes", "answers"])
@@ -146,3 +146,28 @@ def test_padding_does_not_reach_the_logits():
     other = torch.where(mask == 1, ids, 3)
 
     torch.testing.assert_close(model(other, mask), model(ids, mask), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rule", "odd", "even"),
+    [
+        ("lora", {"A", "B", "head"}, {"A", "B", "head"}),
+        ("ffa_lora", {"B", "head"}, {"B", "head"}),
+        ("rolora", {"B", "head"}, {"A", "head"}),
+        ("head", {"head"}, {"head"}),
+    ],
+)
+def test_a_round_opens_what_its_rule_trains_and_closes_the_rest(rule, odd, even):
+    base = tiny_base(CLASSES)
+    spec = locked_spec(base, CLASSES, rule=rule)
+    model = attach(base, spec, CLASSES, random_state(spec, CLASSES))
+    kinds = {True: "head", False: None}
+
+    for number, expected in ((1, odd), (2, even), (3, odd), (8, even)):
+        open_for_round(model, number)
+
+        names = model.trainable_parameters()
+        found = {kinds[name.startswith("head.")] or name[-1] for name in names}
+        assert found == expected
+        asked = [n for n, p in model.named_parameters() if p.requires_grad]
+        assert len(asked) == len(names), "nothing of the base model asks for a gradient"
