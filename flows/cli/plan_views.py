@@ -45,7 +45,7 @@ def budgets_table(plan: CampaignPlan) -> Table:
     # Eighty columns hold no more: what is the same for all sites goes below.
     table = Table(
         title="budgets, as the sites state them",
-        caption="; ".join(_common(plan)),
+        caption="\n".join(_common(plan)),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -56,11 +56,11 @@ def budgets_table(plan: CampaignPlan) -> Table:
     )  # fmt: skip
     for head in heads:
         left = head in {"site", "of", "stated", "by"}
-        # A long name is folded, a figure never.
+        # Words are folded, a figure never.
         table.add_column(
             head,
             justify="left" if left else "right",
-            no_wrap=head != "site",
+            no_wrap=head not in {"site", "of", "stated"},
             overflow="fold",
             min_width=8 if head == "site" else None,
         )
