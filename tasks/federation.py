@@ -177,6 +177,16 @@ def open_coordinator(assembly: Assembly, settings: Settings, store: ObjectStore)
     return Coordinator(require_federation(_opened(settings, store), assembly.campaign))
 
 
+def known_federation(
+    assembly: Assembly, settings: Settings, store: ObjectStore
+) -> Federation | None:
+    """Return the ledger that pays for a campaign, for whoever only shows where it stands.
+
+    None where the sites add the noise, or where this process was given no ledger.
+    """
+    return None if assembly.central_noise is None else _opened(settings, store)
+
+
 def _opened(settings: Settings, store: ObjectStore) -> Federation | None:
     if settings.federation is None:
         return None

@@ -18,6 +18,7 @@ from fl_core.artifacts.documents import read_document, sha256_hex, to_bytes, wri
 from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.errors import RoundError, StoreError
+from fl_core.privacy.federation import Federation
 from fl_core.privacy.plan_start import plan_from_first_round
 from fl_core.privacy.statement_text import to_markdown
 from fl_core.privacy.warnings import campaign_warnings
@@ -33,6 +34,7 @@ from fl_core.rounds.status import (
 )
 from fl_core.rounds.version_statement import version_statement
 from tasks import reports
+from tasks.federation import known_federation
 from tasks.plan_figure import draw_plan
 from tasks.settings import Settings, open_store, read_settings
 from tasks.statement_page import to_html
@@ -73,7 +75,7 @@ def _log_pending(campaign_id: str, evaluate: Callable[[str, int], bool], setting
             break
         logged += 1
     if not is_behind:
-        _close_if_ended(assembly, store)
+        _close_if_ended(assembly, store, known_federation(assembly, settings, store))
     _report(assembly, store)
     return logged
 
@@ -144,10 +146,11 @@ def _log(assembly: Assembly, store: ObjectStore, number: int, settings: Settings
     return True
 
 
-def _close_if_ended(assembly: Assembly, store: ObjectStore) -> None:
+def _close_if_ended(assembly: Assembly, store: ObjectStore, federation: Federation | None) -> None:
     """Close the campaign's run in MLflow when there is no further round; repeating it is safe."""
     campaign = assembly.campaign
-    ending, numbers = next_round(assembly, store), round_numbers(store, campaign.id)
+    ending = next_round(assembly, store, federation=federation)
+    numbers = round_numbers(store, campaign.id)
     last = read_outcome(store, campaign.id, numbers[-1]) if numbers else None
     if isinstance(ending, int) or last is None:
         return
@@ -173,5 +176,6 @@ def _report(assembly: Assembly, store: ObjectStore) -> None:
     reports.report_campaign(
         campaign_status(assembly, store),
         mlflow_url=None if newest is None else newest.chart_url,
+        statement_url=None if newest is None else newest.statement_url,
         warnings=[warning.line for warning in campaign_warnings(assembly.campaign)],
     )

@@ -127,7 +127,11 @@ def round_numbers(store: ObjectStore, campaign_id: str) -> list[int]:
 
 
 def campaign_status(
-    assembly: Assembly, store: ObjectStore, *, known: Mapping[int, RoundStatus] | None = None
+    assembly: Assembly,
+    store: ObjectStore,
+    *,
+    known: Mapping[int, RoundStatus] | None = None,
+    federation: Federation | None = None,
 ) -> CampaignStatus:
     """Read where a campaign stands.
 
@@ -135,11 +139,12 @@ def campaign_status(
         assembly: The campaign's parts.
         store: The campaign's store.
         known: Rounds that were read before and are final; they are not read again.
+        federation: As for ``next_round``.
     """
     earlier = known or {}
     campaign = assembly.campaign
     numbers = round_numbers(store, campaign.id)
-    following = next_round(assembly, store)
+    following = next_round(assembly, store, federation=federation)
     return CampaignStatus(
         campaign_id=campaign.id,
         digest=assembly.digest,

@@ -7,6 +7,7 @@ run itself is only watched from here, and goes on if the command is ended.
 import time
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -229,12 +230,10 @@ def follow(campaign_id: str, parameters: Mapping[str, str | int]) -> "CampaignSt
         FedloomError: The run failed; the text says where to read why.
     """
     from flows import dispatch
-    from tasks.settings import open_store, read_settings
 
-    store = open_store(read_settings())
     run_id = dispatch.start_campaign(parameters)
     state, heard_at = dispatch.run_state(run_id), time.monotonic()
-    reader = views.StatusReader(store, campaign_id)
+    reader = _status_reader(campaign_id)
     with views.LiveRounds(campaign_id) as live:
         while not state.is_final:
             time.sleep(POLL_S)
@@ -256,6 +255,16 @@ def follow(campaign_id: str, parameters: Mapping[str, str | int]) -> "CampaignSt
     return status
 
 
+def _status_reader(campaign_id: str) -> views.StatusReader:
+    from tasks.federation import known_federation
+    from tasks.settings import open_store, read_settings
+
+    settings = read_settings()
+    store = open_store(settings)
+    find = partial(known_federation, settings=settings, store=store)
+    return views.StatusReader(store, campaign_id, federation=find)
+
+
 def status(
     campaign_id: Annotated[str, typer.Argument(help="Id of a campaign; all if left out.")] = "",
     home: HomeOption = Path(".fedloom"),
@@ -275,7 +284,7 @@ def status(
         if json_output:
             print_json({"campaigns": found})
         return
-    current = views.StatusReader(store, campaign_id).read()
+    current = _status_reader(campaign_id).read()
     if current is None:
         raise CampaignError(f"no campaign {campaign_id!r} in the store")
     console_err.print(views.rounds_table(current))

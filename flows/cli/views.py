@@ -3,7 +3,7 @@
 All of it is read from the store, so it can be watched from anywhere and without Prefect.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +17,7 @@ from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.guarantees import ROW, ClientDp, RecordDp
+from fl_core.privacy.federation import Federation
 from fl_core.rounds.plan import read_assembly
 from fl_core.rounds.status import CampaignStatus, RoundStatus, campaign_status
 from flows.cli.output import console_err
@@ -30,10 +31,23 @@ def campaign_ids(store: ObjectStore) -> list[str]:
 
 
 class StatusReader:
-    """Reads a campaign's status again and again; what cannot change any more is read once."""
+    """Reads a campaign's status again and again; what cannot change any more is read once.
 
-    def __init__(self, store: ObjectStore, campaign_id: str) -> None:
-        self._store, self._campaign_id = store, campaign_id
+    Args:
+        store: The campaigns' store.
+        campaign_id: The campaign.
+        federation: Finds the ledger that pays for noise of the coordinator, where there is one.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        campaign_id: str,
+        *,
+        federation: Callable[[Assembly], Federation | None] = lambda _: None,
+    ) -> None:
+        self._store, self._campaign_id, self._find = store, campaign_id, federation
+        self._federation: Federation | None = None
         self._assembly: Assembly | None = None
         self._known: dict[int, RoundStatus] = {}
 
@@ -43,7 +57,13 @@ class StatusReader:
             if not exists(self._store, keys.campaign(self._campaign_id)):
                 return None
             self._assembly = read_assembly(self._store, self._campaign_id)
-        status = campaign_status(self._assembly, self._store, known=self._known)
+            self._federation = self._find(self._assembly)
+        status = campaign_status(
+            self._assembly,
+            self._store,
+            known=self._known,
+            federation=self._federation,
+        )
         self._known = {r.round: r for r in status.rounds if r.is_final}
         return status
 

@@ -15,6 +15,7 @@ from tasks.federation import (
     FederationHome,
     checked_limits,
     federation_document,
+    known_federation,
     make_federation,
     open_coordinator,
     read_limits,
@@ -126,6 +127,14 @@ def test_other_campaigns_need_no_folder_and_read_none(store, tmp_path):
     local = CLIENT | {"mechanism": "local_gaussian"}
     for campaign in (campaign_of(), with_noise(campaign_of(privacy={"client": local}))):
         assert open_coordinator(assemble(campaign), settings_of(nowhere), store).federation is None
+
+
+def test_whoever_only_shows_a_campaign_needs_no_folder(home, store):
+    make_federation(home, limits=LIMITS, store=store)
+
+    assert known_federation(central(), settings_of(None), store) is None
+    assert known_federation(assemble(campaign_of()), settings_of(home), store) is None
+    assert known_federation(central(), settings_of(home), store).policy.epsilon == 12.5
 
 
 def test_folder_without_its_ledger_in_the_store_is_refused(home, store):
