@@ -69,7 +69,8 @@ campaigns = []
 without_guarantee = false
 
 # "stated": what is spent leaves the site, signed, beside every update, so that epsilon can be
-# shown. "withheld": it does not, and the site appears as "not stated".
+# shown. "withheld": it does not, and the site appears as "not stated"; then name no coordinator as
+# a witness below, since its copies of the ledger would say the same.
 budget_statement = "stated"
 
 # Steps that are counted tightly (by PLD): all with exactly this noise and this sampling rate, at

@@ -143,10 +143,15 @@ def show_witnesses(home: "SiteHome") -> list[dict[str, object]]:
 
 
 def warn_of_witnesses(policy: "SitePolicy") -> None:
-    """Say so where campaigns with a guarantee will be declined for lack of witnesses."""
+    """Say so where witnesses are too few, or say what the policy withholds."""
     from fl_core.errors import PolicyRefused
     from fl_core.privacy.witness import require_enough_witnesses
 
+    if policy.budget_statement == "withheld" and not all(w.is_own for w in policy.witnesses):
+        console_err.print(
+            "warning: budget_statement is withheld, and the coordinator's copies of the ledger "
+            "say the same; name two witnesses of your own instead"
+        )
     try:
         require_enough_witnesses([witness.is_own for witness in policy.witnesses])
     except PolicyRefused as error:
