@@ -16,7 +16,7 @@ SERVICES = {("site", "start"), ("evaluation", "start")}
 
 DESIGN = {
     *((w,) for w in ("demo", "up", "down", "init", "check", "run", "status", "simulate")),
-    *((w,) for w in ("enrol", "ledger", "doctor")),
+    *((w,) for w in ("enrol", "ledger", "doctor", "audit")),
     *(("site", w) for w in ("init", "start", "approve", "readout", "witness")),
     ("ledger", "recover"),
 }
