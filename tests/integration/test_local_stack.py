@@ -11,12 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from fl_core.artifacts import keys
+from fl_core.artifacts.below import Below
+from fl_core.artifacts.documents import from_bytes
 from fl_core.errors import CampaignError, PortInUse, ServerFailed, StoreUnavailable
+from fl_core.privacy.ledger_documents import LedgerEntry
 from flows import local_stack
 from flows.health import Addresses, servers
+from flows.local_federation import make_local_federation
 from flows.local_stack import Stack, add_site, connect, require_alive, start, stop
 from flows.local_workers import (
     environment,
+    evaluation_environment,
     register_pools,
     site_environment,
     start_coordinator_worker,
@@ -128,6 +134,37 @@ def test_site_may_not_read_what_is_anothers(key, stack):
 
     with pytest.raises(StoreUnavailable):
         site_store(stack, "north").get(key)
+
+
+def test_stack_keeps_a_ledger_of_the_federation_that_sites_read_and_only_it_writes(stack):
+    make_local_federation(stack)
+    make_local_federation(stack)
+
+    ledger = Below(site_store(stack, "north"), keys.FEDERATION)
+    entry = from_bytes(LedgerEntry, ledger.get(keys.ledger_entry(1)), what="entry")
+    assert (entry.kind, entry.unit) == ("genesis", "site")
+    assert ledger.list(keys.LEDGER) == [keys.ledger_entry(1)]
+    with pytest.raises(StoreUnavailable):
+        ledger.put_once(keys.ledger_entry(2), b"forged")
+    with pytest.raises(StoreUnavailable):
+        ledger.discard(keys.ledger_entry(1))
+
+
+def test_evaluation_worker_reads_releases_and_no_update_and_writes_its_results(stack):
+    own = open_store(read_settings(evaluation_environment(stack)))
+    result = PLAN.replace("plan", "evaluation")
+    coordinator_store(stack).put_once(PLAN, b"plan")
+    coordinator_store(stack).put_once(SOUTH, b"raw")
+
+    assert own.get(PLAN) == b"plan"
+    assert own.put_once(result, b"{}")
+    assert own.get(result) == b"{}"
+    with pytest.raises(StoreUnavailable):
+        own.get(SOUTH)
+    for key in (SOUTH.replace("manifest", "forged"), PLAN.replace("plan", "outcome")):
+        with pytest.raises(StoreUnavailable):
+            own.put_once(key, b"forged")
+    assert stack.file.coordinator.secret_key not in json.dumps(evaluation_environment(stack))
 
 
 def test_site_cannot_reach_the_bucket_of_mlflow(stack):
