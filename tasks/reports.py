@@ -51,13 +51,18 @@ class RoundProgress:
 
 
 def report_campaign(
-    status: CampaignStatus, *, mlflow_url: str | None, warnings: Sequence[str] = ()
+    status: CampaignStatus,
+    *,
+    mlflow_url: str | None,
+    statement_url: str | None = None,
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write the round table and the budget table of a campaign.
 
     Args:
         status: What the store says.
         mlflow_url: Where its charts are, or None.
+        statement_url: Page of the privacy statement of its latest version, or None.
         warnings: Settings that are allowed and likely a mistake, a line each.
     """
     said = "".join(f"\n\nWarning: {line}" for line in warnings)
@@ -68,9 +73,10 @@ def report_campaign(
         description=f"Rounds of campaign **{status.campaign_id}**, newest first.{link}{said}",
     )
     rows = budget_rows(status)
+    page = f" [Privacy statement of the latest version]({statement_url})." if statement_url else ""
     if rows:
         create_table_artifact(
             key=f"{status.campaign_id}-budgets",
             table=rows,
-            description="Privacy budgets as the sites state them, over all their campaigns.",
+            description="Privacy budgets as the sites state them, over all their campaigns." + page,
         )

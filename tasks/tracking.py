@@ -19,6 +19,8 @@ from fl_core.artifacts.documents import Document, to_bytes
 from fl_core.campaign.campaign import Campaign
 from tasks.tracking_client import (
     NOTE_TAG,
+    STATEMENT_PAGE,
+    artifact_url,
     chart_url,
     connect,
     ensure_experiment,
@@ -64,6 +66,14 @@ class LoggedRound(Document):
     model_version: str | None = None
     model_uri: str | None = None
     chart_url: str
+
+    @property
+    def statement_url(self) -> str | None:
+        """Page of the version's privacy statement; None without a version."""
+        server, _, _ = self.chart_url.partition("/#/")
+        if self.model_version is None:
+            return None
+        return artifact_url(server, self.experiment_id, run_id=self.run_id, path=STATEMENT_PAGE)
 
 
 def log_round(log: RoundLog, *, tracking_uri: str | None = None) -> LoggedRound:
@@ -222,7 +232,7 @@ def _documents(log: RoundLog) -> dict[str, bytes]:
     if log.statement_markdown is not None:
         files["statement.md"] = log.statement_markdown.encode()
     if log.statement_html is not None:
-        files["statement.html"] = log.statement_html.encode()
+        files[STATEMENT_PAGE] = log.statement_html.encode()
     if log.evaluation is not None:
         files["evaluation.json"] = to_bytes(log.evaluation)
     return files

@@ -20,6 +20,8 @@ from tasks.tracking_view import VIEW_KEY, VIEW_NAME, VIEW_TAG, view_tag
 KEY_TAG = "fedloom.key"
 CHART_VIEW = "compareRunsMode=CHART&workflowType=machine_learning"
 NOTE_TAG = "mlflow.note.content"
+STATEMENT_PAGE = "statement.html"
+"""File of a round's run: the privacy statement of its version."""
 
 _SETTINGS = {
     # mlflow 3.17: waits are 0, 1, 2 s with jitter; about 2.5 s in all for a server that refuses.
@@ -93,6 +95,12 @@ def chart_url(tracking_uri: str, experiment_id: str) -> str:
     """
     page = f"{tracking_uri.rstrip('/')}/#/experiments/{experiment_id}/runs"
     return f"{page}?{CHART_VIEW}&viewStateShareKey={VIEW_KEY}"
+
+
+def artifact_url(tracking_uri: str, experiment_id: str, *, run_id: str, path: str) -> str:
+    """Return the page that shows one file of a run."""
+    runs = f"{tracking_uri.rstrip('/')}/#/experiments/{experiment_id}/runs"
+    return f"{runs}/{run_id}/artifacts/{path}"
 
 
 def ensure_experiment(client: Any, name: str, *, created_ms: int) -> str:

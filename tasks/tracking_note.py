@@ -4,10 +4,11 @@ It is rebuilt from what MLflow holds each time, so it does not depend on the ord
 were logged. MLflow shows the first lines of a note and folds the rest, hence the order.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from fl_core.campaign.campaign import Campaign
-from tasks.tracking_client import NOTE_TAG, chart_url
+from tasks.tracking_client import NOTE_TAG, STATEMENT_PAGE, artifact_url, chart_url
 from tasks.tracking_facts import guarantee
 from tasks.tracking_view import VIEW_NAME
 
@@ -30,12 +31,23 @@ def campaign_note(client: Any, campaign: Campaign, *, experiment_id: str, parent
     older = (
         f"\n\n{len(newest) - _ROWS} older rounds are not in this table." if newest[_ROWS:] else ""
     )
+    statement = _statement_link(client, newest, experiment_id=experiment_id)
     latest = newest[0].data.tags[NOTE_TAG]
     return (
-        f"{latest}. **[{VIEW_NAME}: open the charts]({link})**\n\n"
+        f"{latest}. **[{VIEW_NAME}: open the charts]({link})**{statement}\n\n"
         f"{_HEADER}\n" + "\n".join(map(_row, newest[:_ROWS])) + older + "\n\n"
         f"Guarantee: {guarantee(campaign)}."
     )
+
+
+def _statement_link(client: Any, newest: Sequence[Any], *, experiment_id: str) -> str:
+    released = next((run for run in newest if "model_version" in run.data.tags), None)
+    if released is None:
+        return ""
+    url = artifact_url(
+        client.tracking_uri, experiment_id, run_id=released.info.run_id, path=STATEMENT_PAGE
+    )
+    return f" · [privacy statement of version {released.data.tags['model_version']}]({url})"
 
 
 def _row(run: Any) -> str:

@@ -18,9 +18,10 @@ from fl_core.campaign.roster import read_roster
 from fl_core.errors import ObjectCorrupt, PrivacyError
 from fl_core.privacy.events import merged
 from fl_core.privacy.federation import identity
+from fl_core.privacy.forecast import rounds_left
 from fl_core.privacy.ledger_entries import Chain, ChainReader, read_ledger
 from fl_core.privacy.policy_documents import SITE
-from fl_core.privacy.stated_budget import added_up_events, require_follows
+from fl_core.privacy.stated_budget import added_up_events, require_follows, stated_policy
 from fl_core.privacy.witness import MAX_ENTRY_BYTES, held_sequences
 from fl_core.rounds.budgets import budgets_until
 from fl_core.rounds.charging import read_federation_budget
@@ -59,6 +60,7 @@ def check_budgets(
         try:
             require_follows(budget)
             _require_charges(budget, charges)
+            _require_rounds_left(assembly, budget)
         except PrivacyError as error:
             raise ObjectCorrupt(f"the budget statement of {site!r} {error}") from error
 
@@ -72,6 +74,20 @@ def _require_charges(budget: BudgetStatement, charges: Charges) -> None:
         raise PrivacyError("says nothing of its whole data, on which it charged this campaign")
     if budget.client is not None:
         _require_covered(budget.client, whole)
+
+
+def _require_rounds_left(assembly: Assembly, budget: BudgetStatement) -> None:
+    levels: list[tuple[Spending | None, str, EventRecord | None]] = [
+        (budget, budget.unit, assembly.row_event),
+        (budget.client, SITE, assembly.site_event),
+    ]
+    for spending, unit, event in levels:
+        if spending is None or event is None:
+            continue
+        policy = stated_policy(spending, dataset=budget.dataset, unit=unit)
+        left = rounds_left(policy, spending.events, event)
+        if left != spending.rounds_left:
+            raise PrivacyError(f"states {spending.rounds_left} rounds left, it has {left}")
 
 
 def _require_covered(spending: Spending, charged: Sequence[Charge]) -> None:

@@ -315,3 +315,22 @@ def test_crash_at_any_call_is_finished_without_doubles(uncut, client):
         write_round(client, log)
 
         assert renamed(content(client, name), name) == expected, name
+
+
+def test_note_links_the_statement_of_the_latest_version_and_the_plan_is_kept_once(
+    client, mlflow_server
+):
+    campaign = make_campaign("linked", max_rounds=3)
+    log_round(released(campaign, 1), tracking_uri=mlflow_server)
+    logged = log_round(released(campaign, 2), tracking_uri=mlflow_server)
+    log_round(skipped(campaign, 3), tracking_uri=mlflow_server)
+
+    note = client.get_run(logged.parent_run_id).data.tags["mlflow.note.content"]
+    plan = [file.path for file in client.list_artifacts(logged.parent_run_id, "plan")]
+
+    assert f"[privacy statement of version 2]({logged.statement_url})" in note
+    assert logged.statement_url == (
+        f"{mlflow_server}/#/experiments/{logged.experiment_id}/runs/{logged.run_id}"
+        "/artifacts/statement.html"
+    )
+    assert sorted(plan) == ["plan/epsilon.png", "plan/plan.json"]

@@ -130,9 +130,9 @@ def resign(world, site, **changes):
     world.store._objects[key] = to_bytes(lie)
 
 
-def fewer(count):
+def fewer(count, **more):
     """A consistent lie: so many steps, and the epsilon that they come to."""
-    return {"events": (step(count),), "epsilon": epsilon([step(count)], delta=1e-5)}
+    return {"events": (step(count),), "epsilon": epsilon([step(count)], delta=1e-5)} | more
 
 
 @pytest.mark.parametrize(
@@ -141,16 +141,21 @@ def fewer(count):
         ({"epsilon": 0.5}, "budgets against their own events", "its own events come to"),
         ({"accountant": "rdp"}, "budgets against their own events", "rdp decided"),
         ({"terms": None}, "budgets against their own events", "no terms"),
+        ({"rounds_left": 9}, "budgets against their own events", "9 rounds left, it has 4"),
         (fewer(8), "budgets against their own events", "leaves out events"),
         ({"ledger_seq": 2}, "budgets against their own events", "covers its ledger to entry 2"),
-        (fewer(24), "budgets against copies of the ledgers", "other events than its own signed"),
+        (
+            fewer(24, rounds_left=3),
+            "budgets against copies of the ledgers",
+            "other events than its own",
+        ),
         (
             {"ledger_head_sha256": "d" * 64},
             "budgets against copies of the ledgers",
             "another entry",
         ),
     ],
-    ids=["epsilon", "accountant", "terms", "fewer", "older", "more", "head"],
+    ids=["epsilon", "accountant", "terms", "rounds", "fewer", "older", "more", "head"],
 )
 def test_lie_that_a_site_signed_is_named(world, changes, named, said):
     resign(world, "b", **changes)
@@ -178,7 +183,7 @@ def test_site_that_leaves_out_an_earlier_campaign_contradicts_its_witnessed_ledg
         finish(world, number)
     honest = check(world)
 
-    resign(world, "c", **fewer(16))
+    resign(world, "c", **fewer(16, rounds_left=4))
 
     broken = check(world).broken
     assert honest.broken is None
