@@ -18,14 +18,23 @@ from worlds import FakeWork, campaign_of
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import document_sha256
 from fl_core.artifacts.local import LocalStore
-from fl_core.errors import FedloomError, LedgerCorrupt, PolicyRefused, WitnessUnavailable
+from fl_core.errors import (
+    FedloomError,
+    LedgerConflict,
+    LedgerCorrupt,
+    PolicyRefused,
+    WitnessUnavailable,
+)
 from fl_core.privacy.budget import spend
 from fl_core.privacy.policy import approve
 from fl_core.rounds.plan import open_campaign, open_round
 from fl_core.rounds.release import skip_round
 from fl_core.rounds.site_charge import reserve_round
 from fl_core.rounds.site_round import client_round
+from fl_core.rounds.site_witness import witness_ledgers
+from fl_core.updates.outbox import exclusive
 from flows.cli.main import app
+from tasks import ledger_recovery
 from tasks.client_steps import Session
 from tasks.enrolment import admit, read_enrolment
 from tasks.site_config import SiteHome, open_site, read_site_config
@@ -290,3 +299,55 @@ def test_witness_folder_holds_every_entry_under_the_sites_name(place):
     held = LocalStore(place.disk).list(keys.witness(SITE, dataset, "row"))
 
     assert [key.rsplit("/", 1)[1] for key in held] == ["000001.json", "000002.json", "000003.json"]
+
+
+def test_ledger_of_the_whole_site_that_was_deleted_is_not_begun_anew(place):
+    with place.home.policy.open("a") as policy:
+        policy.write("[client]\nepsilon = 4.0\ndelta = 1e-2\n")
+    site = open_site(place.home, read_site_config(place.home))
+    witness_ledgers(site)
+    genesis = site.client_ledger.entries()
+    shutil.rmtree(place.home.root / "client-ledger")
+
+    with pytest.raises(LedgerCorrupt, match="two different entries 1"):
+        witness_ledgers(open_site(place.home, read_site_config(place.home)))
+    fedloom("ledger", "recover", "--home", place.home.root)
+    again = open_site(place.home, read_site_config(place.home))
+
+    assert again.client_ledger.entries() == genesis
+    witness_ledgers(again)
+
+
+def test_recovery_that_was_interrupted_is_run_again(place, monkeypatch):
+    place.round(1)
+    place.backup()
+    place.round(2)
+    place.restore()
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_recovery, "append_missing", _power_cut)
+        with pytest.raises(PowerCut):
+            fedloom("ledger", "recover", "--home", place.home.root)
+
+    done = json.loads(fedloom("ledger", "recover", "--home", place.home.root, "--json").stdout)[
+        "ledgers"
+    ][0]
+    again, trainings = place.round(2)
+
+    assert done["imported"] == [4, 5]
+    assert (again.status, trainings) == ("declined", 0)
+
+
+class PowerCut(BaseException):
+    """The machine stops here; no handler of the product may catch it."""
+
+
+def _power_cut(*_):
+    raise PowerCut
+
+
+def test_recovery_waits_for_no_running_session(place):
+    place.round(1)
+    with exclusive(place.home.root / "outbox.lock"):
+        ended = fedloom("ledger", "recover", "--home", place.home.root)
+
+    assert isinstance(ended.error, LedgerConflict)
