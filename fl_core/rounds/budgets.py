@@ -67,17 +67,22 @@ def budgets_until(
 
     Statements whose signature does not hold are passed over, as if they were not there.
     """
+    stated = stated_until(store, campaign_id, round_number=round_number)
+    return {s: each.statement for s, each in stated.items() if each.statement is not None}
+
+
+def stated_until(store: ObjectStore, campaign_id: str, *, round_number: int) -> dict[str, Stated]:
+    """Return the same by site, with the complaint where the last statement is none."""
     newest: dict[str, int] = {}
     for key in store.list(keys.rounds(campaign_id)):
         named = keys.budget_of(key)
         if named is not None and named[1] <= round_number:
             newest[named[2]] = max(named[1], newest.get(named[2], 0))
     reader = BudgetReader(store)
-    stated = {
-        site: reader.read(campaign_id, round_number=number, site=site).statement
+    return {
+        site: reader.read(campaign_id, round_number=number, site=site)
         for site, number in sorted(newest.items())
     }
-    return {site: statement for site, statement in stated.items() if statement is not None}
 
 
 class BudgetReader:

@@ -23,7 +23,7 @@ from fl_core.privacy.ledger_entries import Chain, ChainReader, read_ledger
 from fl_core.privacy.policy_documents import SITE
 from fl_core.privacy.stated_budget import added_up_events, require_follows, stated_policy
 from fl_core.privacy.witness import MAX_ENTRY_BYTES, held_sequences
-from fl_core.rounds.budgets import budgets_until
+from fl_core.rounds.budgets import budgets_until, stated_until
 from fl_core.rounds.charging import read_federation_budget
 from fl_core.rounds.documents import RoundCharge, RoundPlan
 from fl_core.updates.records import BudgetStatement, Charge, EventRecord, Spending
@@ -55,8 +55,13 @@ def check_budgets(
     Raises:
         ObjectCorrupt: With the first thing that does not hold.
     """
-    stated = budgets_until(store, assembly.campaign.id, round_number=round_number)
-    for site, budget in stated.items():
+    stated = stated_until(store, assembly.campaign.id, round_number=round_number)
+    for site, known in stated.items():
+        budget = known.statement
+        if budget is None:
+            raise ObjectCorrupt(
+                f"the budget statement of {site!r} does not count: {known.complaint}"
+            )
         try:
             require_follows(budget)
             _require_charges(budget, charges)

@@ -191,13 +191,16 @@ def test_site_that_leaves_out_an_earlier_campaign_contradicts_its_witnessed_ledg
     assert "'c'" in broken.complaint
 
 
-def test_forged_statement_counts_as_not_stated_and_the_logged_one_differs(world):
-    logged = logged_of(world)
-    replace(world, keys.budget("tiny", ROUND, "a"), BudgetStatement, epsilon=0.1)
+@pytest.mark.parametrize(
+    "changes", [{"epsilon": 0.1}, {"signature": ""}, {"round": 1}], ids=["figure", "none", "round"]
+)
+def test_statement_that_its_site_did_not_sign_is_named(world, changes):
+    replace(world, keys.budget("tiny", ROUND, "a"), BudgetStatement, **changes)
 
-    broken = check(world, logged).broken
+    broken = check(world).broken
 
-    assert broken.what == "logged statement"
+    assert broken.what == "budgets against their own events"
+    assert "'a' does not count" in broken.complaint
 
 
 # --- Central whole-site noise: the federation's ledger.
