@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from fl_core.data.prompts import EncodedRows
     from fl_core.models.loading import LoadedBase
     from fl_core.privacy.randomness import NoiseStream
+    from fl_core.training.canaries import Vocabulary
 
 SYNTHETIC_ROWS = 512
-MOST_ROWS = 1024
+MOST_ROWS, MOST_TOKENS = 1024, 65_536
 FEWEST_ROWS = 32
 
 
@@ -75,7 +76,11 @@ def audit_public(
     campaign, base = _with_model(request.campaign, shelves.base_models)
     stream = SecureStream()
     kind: Literal["public", "synthetic"] = "synthetic" if rows is None else "public"
-    chosen = _made_up(campaign, base, stream) if rows is None else _some(rows, stream)
+    chosen = (
+        made_up_rows(campaign, base.tokenizer, stream)
+        if rows is None
+        else _some(rows, stream, campaign.task.max_tokens)
+    )
     # Nobody protects these rows, so the draw of a unit's rows needs no secret that lasts.
     encoded = encode_units(chosen, campaign, base.tokenizer, key=bytes(KEY_BYTES))
     return _audit(
@@ -289,10 +294,11 @@ def _text_canaries(request: Request, campaign: Campaign, base: "LoadedBase") -> 
     return encode_rows(rows, campaign.task, base.tokenizer)
 
 
-def _made_up(campaign: Campaign, base: "LoadedBase", stream: "NoiseStream") -> Rows:
+def made_up_rows(campaign: Campaign, tokenizer: "Vocabulary", stream: "NoiseStream") -> Rows:
+    """Return rows of the campaign's columns; people of its unit have as many rows as may count."""
     from fl_core.training.canaries import synthetic_rows, words_of
 
-    rows = synthetic_rows(campaign.task, words_of(base.tokenizer), SYNTHETIC_ROWS, stream)
+    rows = synthetic_rows(campaign.task, words_of(tokenizer), SYNTHETIC_ROWS, stream)
     record = _record(campaign)
     if record.unit == ROW:
         return rows
@@ -301,9 +307,10 @@ def _made_up(campaign: Campaign, base: "LoadedBase", stream: "NoiseStream") -> R
     return rows_of(rows.frame.assign(**units), rows.source)
 
 
-def _some(rows: Rows, stream: "NoiseStream") -> Rows:
-    """Return at most ``MOST_ROWS`` of the rows, at random, in their order."""
-    chosen = np.sort(np.argsort(stream.normal((len(rows),)), kind="stable")[:MOST_ROWS])
+def _some(rows: Rows, stream: "NoiseStream", max_tokens: int) -> Rows:
+    """Return at most ``MOST_ROWS`` rows, fewer of long ones, at random and in their order."""
+    most = min(MOST_ROWS, MOST_TOKENS // max_tokens)
+    chosen = np.sort(np.argsort(stream.normal((len(rows),)), kind="stable")[:most])
     return take_rows(rows, chosen.astype(np.int64))
 
 

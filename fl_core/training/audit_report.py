@@ -51,7 +51,7 @@ def audit(
         setting: Campaign, model, rows and canaries.
         claim: What the accountant says of the whole campaign.
         source: Where the rows came from.
-        on_progress: Called with a few words before each part: one of checks, then one per round.
+        on_progress: Called with a few words before each part: checks, every round, bounds.
 
     Raises:
         TrainingError: The model cannot be trained privately.
@@ -59,8 +59,12 @@ def audit(
     on_progress("white-box checks")
     checks = _checks(setting)
     on_progress("round 1")
-    findings = run_audit(setting, on_round=lambda number: on_progress(f"round {number + 1}"))
     campaign = setting.campaign
+
+    def on_round(number: int) -> None:
+        on_progress(f"round {number + 1}" if number < campaign.max_rounds else "bounds")
+
+    findings = run_audit(setting, on_round=on_round)
     text = (
         audit_canaries(findings.text_coins, findings.text_scores, kind="text", claim=claim)
         if len(findings.text_coins)

@@ -11,7 +11,7 @@ Each check that rests on chance raises a false alarm with probability 1e-6 or le
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -36,8 +36,10 @@ from fl_core.training.watching import (
 )
 from fl_core.training.white_box_statistics import (
     coin_checks,
-    fresh_checks,
+    fresh_coins_check,
+    fresh_noise_check,
     noise_checks,
+    noise_steps,
     steps_needed,
 )
 from fl_core.updates.records import EventRecord, GaussianEvent, SelfComposedEvent
@@ -47,6 +49,7 @@ Streams = Callable[[], NoiseStream]
 _BOUND_SLACK = 1e-5
 _SAME_SUM = 5e-5
 _SAMPLE = 6
+_SHORT = 32
 _SPREAD = 0.05
 # Noise of a billionth of the clip norm: the sum that comes out is the clipped sum.
 _NO_NOISE = 1e-9
@@ -85,27 +88,29 @@ def white_box_checks(subject: Subject, *, streams: Streams) -> tuple[WhiteBoxChe
         moved = sorted(
             name for name, mark in _fingerprints(subject.trainee).items() if before[name] != mark
         )
-    runs = (first, second)
-    noise = subject.recipe.noise
+    steps = (*first, *second)
+    residuals = [step.residual for step in steps if step.residual is not None]
+    noise, n_units = subject.recipe.noise, _observed_units(subject)
+    batches = [[step.units for step in run] for run in (first, second)]
     return (
         *clipping,
-        *noise_checks([step.residual for run in runs for step in run], noise.noise_stddev),
-        *fresh_checks(runs, units=_observed_units(subject), rate=noise.sampling_rate),
-        *coin_checks(
-            [step.units for run in runs for step in run],
-            units=_observed_units(subject),
-            rate=noise.sampling_rate,
-        ),
+        *noise_checks(residuals, noise.noise_stddev),
+        fresh_noise_check(residuals),
+        fresh_coins_check(batches[0], batches[1], units=n_units, rate=noise.sampling_rate),
+        *coin_checks([*batches[0], *batches[1]], units=n_units, rate=noise.sampling_rate),
         _still_check(moved),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One step: who was in, and released minus clipped sum, one vector per tensor."""
+    """One step: who was in, and released minus clipped sum, one vector per tensor.
+
+    The sum takes a backward pass per unit, so it is None where enough steps have shown the noise.
+    """
 
     units: tuple[int, ...]
-    residual: Gradients
+    residual: Gradients | None
 
 
 def _observe(subject: Subject, streams: Streams) -> list[Observed]:
@@ -117,13 +122,15 @@ def _observe(subject: Subject, streams: Streams) -> list[Observed]:
     dimension = sum(p.numel() for p in subject.trainee.parameters.values())
     n_steps = steps_needed(dimension) // 2
     length = n_steps if noise.adaptive_clip is None else 1
-    columns = _first_units(subject.columns, _observed_units(subject))
-    plan = _replanned(noise, steps=length)
+    columns = _shortened(_first_units(subject.columns, _observed_units(subject)))
+    plan, n_compared = _replanned(noise, steps=length), noise_steps(dimension) // 2
     found: list[Observed] = []
 
     def keep(step: Step) -> None:
-        total = _sum_by_definition(subject.trainee, columns, step.units, plan)
-        residual = {n: (step.released[n] - total[n]).flatten().float() for n in sorted(total)}
+        residual = None
+        if len(found) < n_compared:
+            total = _sum_by_definition(subject.trainee, columns, step.units, plan)
+            residual = {n: (step.released[n] - total[n]).flatten().float() for n in sorted(total)}
         found.append(Observed(units=step.units, residual=residual))
 
     recipe = _still(subject.recipe, plan)
@@ -269,6 +276,15 @@ def _observed_units(subject: Subject) -> int:
 
 def _first_units(columns: Columns, n_units: int) -> Columns:
     return chosen_units(columns, range(min(n_units, columns.n_units)))
+
+
+def _shortened(columns: Columns) -> Columns:
+    """Return rows of at most 32 tokens: noise and coins do not depend on what rows say."""
+
+    def cut(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {n: c[:, :_SHORT] if c.dim() > 1 else c for n, c in tensors.items()}
+
+    return replace(columns, tensors=cut(columns.tensors), dummy=cut(columns.dummy))
 
 
 def _difference(one: Gradients, other: Gradients) -> Gradients:

@@ -9,7 +9,6 @@ Source: Wilson and Hilferty 1931 for the tail of a chi-square.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,29 +23,22 @@ _ALARM_OF_STEPS = 6.0
 _ALARM_OF_PAIRS = 7.0
 # A scale that is 1 % off is then 11.8 standard errors off, so it is missed once in 10^9.
 _COORDINATES = 700_000
-_FEWEST, _MOST = 32, 640
+_FEWEST_OF_NOISE, _FEWEST, _MOST = 16, 32, 640
 
 
-class Observation(Protocol):
-    """One observed step."""
-
-    @property
-    def units(self) -> tuple[int, ...]:
-        """Numbers of the units that were in the batch."""
-
-    @property
-    def residual(self) -> Mapping[str, Tensor]:
-        """Released minus clipped sum, one vector per tensor."""
-
-
-def steps_needed(dimension: int) -> int:
+def noise_steps(dimension: int) -> int:
     """Return how many steps show noise that is 1 % off, an even number.
 
     The standard error of a deviation over n values is 1 / sqrt(2 n) of it, .085 % here. Below
     1,100 coordinates the number of steps is cut, and with it what the check can see.
     """
     wanted = math.ceil(_COORDINATES / dimension)
-    return 2 * math.ceil(min(max(wanted, _FEWEST), _MOST) / 2)
+    return 2 * math.ceil(min(max(wanted, _FEWEST_OF_NOISE), _MOST) / 2)
+
+
+def steps_needed(dimension: int) -> int:
+    """Return how many steps show both, the noise and the coins; an even number."""
+    return max(noise_steps(dimension), _FEWEST)
 
 
 def noise_checks(
@@ -107,38 +99,47 @@ def noise_checks(
     )
 
 
-def fresh_checks(
-    runs: Sequence[Sequence[Observation]], *, units: int, rate: float
-) -> tuple[WhiteBoxCheck, ...]:
-    """Look for noise that comes twice, between steps or trainings, and for coins that do.
+def fresh_noise_check(residuals: Sequence[Mapping[str, Tensor]]) -> WhiteBoxCheck:
+    """Look for noise that comes twice, between steps or between trainings.
 
     Args:
-        runs: Two trainings of the same rows, as of two attempts or two sites.
+        residuals: Of steps of several trainings, one vector per tensor.
+    """
+    noise = torch.stack([torch.cat(list(step.values())) for step in residuals]).double()
+    length = noise.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    noise /= length
+    alike = noise @ noise.T * math.sqrt(noise.shape[1])
+    alike.fill_diagonal_(0.0)
+    largest = float(alike.abs().max())
+    return WhiteBoxCheck(
+        check="noise_is_fresh",
+        measured=f"two steps correlate by {largest:.1f} standard errors at most",
+        expected=f"at most {_ALARM_OF_PAIRS}",
+        passed=largest <= _ALARM_OF_PAIRS,
+    )
+
+
+def fresh_coins_check(
+    first: Sequence[tuple[int, ...]],
+    second: Sequence[tuple[int, ...]],
+    *,
+    units: int,
+    rate: float,
+) -> WhiteBoxCheck:
+    """Look for coins that come twice, in two trainings as of two attempts or two sites.
+
+    Args:
+        first: Units of every step of one training.
+        second: Those of another, on the same rows.
         units: Units that could be drawn.
         rate: Stated sampling rate.
     """
-    noise = torch.stack(
-        [torch.cat(list(step.residual.values())) for run in runs for step in run]
-    ).double()
-    length = noise.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-    alike = (noise / length) @ (noise / length).T * math.sqrt(noise.shape[1])
-    alike.fill_diagonal_(0.0)
-    largest = float(alike.abs().max())
-    first, second = (_centred(run, units, rate) for run in runs)
-    score = _correlation_score(first, second, rate)
-    return (
-        WhiteBoxCheck(
-            check="noise_is_fresh",
-            measured=f"two steps correlate by {largest:.1f} standard errors at most",
-            expected=f"at most {_ALARM_OF_PAIRS}",
-            passed=largest <= _ALARM_OF_PAIRS,
-        ),
-        WhiteBoxCheck(
-            check="coins_are_fresh",
-            measured=f"two trainings correlate by {score:.1f} standard errors",
-            expected=f"at most {_ALARM_OF_PAIRS}",
-            passed=abs(score) <= _ALARM_OF_PAIRS,
-        ),
+    score = _correlation_score(_centred(first, units, rate), _centred(second, units, rate), rate)
+    return WhiteBoxCheck(
+        check="coins_are_fresh",
+        measured=f"two trainings correlate by {score:.1f} standard errors",
+        expected=f"at most {_ALARM_OF_PAIRS}",
+        passed=abs(score) <= _ALARM_OF_PAIRS,
     )
 
 
@@ -210,10 +211,10 @@ def _spread_score(counts: Tensor, n: int, rate: float) -> float:
     return chi_square_score(value, len(counts)) / math.sqrt(max(1.0, 1 + excess / 2))
 
 
-def _centred(run: Sequence[Observation], units: int, rate: float) -> Tensor:
-    drawn = torch.full((len(run), units), -rate, dtype=torch.float64)
-    for number, step in enumerate(run):
-        drawn[number, list(step.units)] = 1 - rate
+def _centred(batches: Sequence[tuple[int, ...]], units: int, rate: float) -> Tensor:
+    drawn = torch.full((len(batches), units), -rate, dtype=torch.float64)
+    for number, batch in enumerate(batches):
+        drawn[number, list(batch)] = 1 - rate
     return drawn
 
 

@@ -8,7 +8,7 @@ from fl_core.artifacts.memory import MemoryStore
 from fl_core.errors import PrivacyError
 from fl_core.privacy.audit_documents import AuditReport, WhiteBoxCheck
 from fl_core.privacy.audits import keep_audit, read_audits, write_audit
-from fl_core.training.white_box_statistics import chi_square_score, steps_needed
+from fl_core.training.white_box_statistics import chi_square_score, noise_steps, steps_needed
 from flows.cli.audit_views import sentences
 from tasks.tracking_audit import audit_metrics
 
@@ -118,4 +118,5 @@ def test_steps_show_noise_that_is_one_percent_off():
     # 21,127 numbers of the demo's adapter: 34 steps are 718,318 values.
     assert steps_needed(21_127) == 34
     assert steps_needed(10**7) == 32
+    assert noise_steps(10**7) == 16
     assert steps_needed(10) == 640
