@@ -104,15 +104,11 @@ class LocalStore:
 
     def list(self, prefix: str) -> list[str]:
         """Return all keys that start with ``prefix``, sorted."""
-        folder = self._root / require_prefix(prefix).rpartition("/")[0]
-        keys: list[str] = []
+        start = require_prefix(prefix).rpartition("/")[0]
+        folder = self._root / start
         with _reporting("list", folder):
-            for where, folders, names in os.walk(folder, onerror=_raise_unless_missing):
-                folders[:] = [name for name in folders if not name.startswith(".")]
-                inside = Path(where).relative_to(self._root).as_posix()
-                start = "" if inside == "." else f"{inside}/"
-                keys += [start + name for name in names if not name.startswith(".")]
-        return sorted(key for key in keys if key.startswith(prefix))
+            found = _keys_below(folder, f"{start}/" if start else "")
+        return sorted(key for key in found if key.startswith(prefix))
 
     def discard(self, key: str) -> None:
         """Remove an object; absent already is as good. It stays away after a power cut.
@@ -241,9 +237,25 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _raise_unless_missing(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise error
+def _keys_below(folder: Path | str, start: str) -> list[str]:
+    """Return the keys of all files below a folder, each beginning with ``start``."""
+    found: list[str] = []
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    with entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith("."):
+                continue
+            if entry.is_file(follow_symlinks=False):
+                found.append(start + name)
+            elif entry.is_dir(follow_symlinks=False):
+                found += _keys_below(entry.path, f"{start}{name}/")
+            elif not entry.is_dir():
+                found.append(start + name)
+    return found
 
 
 @contextlib.contextmanager

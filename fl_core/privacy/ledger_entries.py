@@ -12,7 +12,7 @@ round 1,000 as in round 10.
 import re
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import from_bytes, sha256_hex, to_bytes
@@ -46,6 +46,7 @@ class Chain:
         findings: What does not hold, in order; empty if all of it does.
         charges: The entry that charged a round, by campaign digest and round.
         endings: Commit or void by the sequence number of its reserve.
+        recoveries: The entries among them that charge what was lost.
     """
 
     entries: list[LedgerEntry] = field(default_factory=list)
@@ -53,6 +54,7 @@ class Chain:
     findings: list[str] = field(default_factory=list)
     charges: dict[tuple[str, int], LedgerEntry] = field(default_factory=dict)
     endings: dict[int, LedgerEntry] = field(default_factory=dict)
+    recoveries: list[LedgerEntry] = field(default_factory=list)
 
     def events(self) -> list[EventRecord]:
         """Return the events of all charges, committed or not: a reserve counts as spent.
@@ -63,8 +65,13 @@ class Chain:
         for entry in self.entries:
             if entry.event is not None and not self.is_voided(entry):
                 found.append(entry.event)
-            found += [lost.event for lost in entry.charges or ()]
+            elif entry.kind == "recovered":
+                found += [lost.event for lost in entry.charges or ()]
         return found
+
+    def set_aside(self) -> frozenset[str]:
+        """Return the hashes of entries that recoveries have charged and given up."""
+        return frozenset(sha256 for each in self.recoveries for sha256 in each.set_aside or ())
 
     def reserve_of(self, campaign_digest: str, round_number: int) -> LedgerEntry | None:
         """Return the entry that charged one round, a reserve or a recovery, or None."""
@@ -119,6 +126,7 @@ class ChainReader:
                 list(chain.findings),
                 dict(chain.charges),
                 dict(chain.endings),
+                list(chain.recoveries),
             )
 
     def _followed(self, store: ObjectStore) -> list[str]:
@@ -249,7 +257,9 @@ def _extended(chain: Chain, entry: LedgerEntry, data: bytes, context: _Context) 
         chain.charges.setdefault((lost.campaign_digest, lost.round), entry)
     if entry.reserve_seq is not None:
         chain.endings.setdefault(entry.reserve_seq, entry)
-    return Chain(chain.entries, sha256_hex(data), chain.findings, chain.charges, chain.endings)
+    if entry.kind == "recovered":
+        chain.recoveries.append(entry)
+    return replace(chain, head_sha256=sha256_hex(data))
 
 
 def _faults(entry: LedgerEntry, before: Chain, context: _Context) -> list[str]:

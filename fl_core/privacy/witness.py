@@ -26,7 +26,7 @@ from fl_core.errors import (
     WitnessUnavailable,
 )
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.ledger_entries import LedgerEntry
+from fl_core.privacy.ledger_entries import Chain, LedgerEntry
 from fl_core.updates.signing import verify_signature
 
 log = logging.getLogger(__name__)
@@ -97,12 +97,12 @@ def publish(
         WitnessUnavailable: No witness of the site's own acknowledged the last entry.
     """
     prefix = keys.witness(owner, ledger.dataset, ledger.unit)
-    entries = ledger.entries()
+    chain = ledger.chain()
     acknowledged: list[WitnessedStore] = []
     for witness in witnesses:
         try:
             held = _Copies(witness.store, prefix, is_followed=is_followed)
-            is_current = _bring(ledger, entries, witness, held=held)
+            is_current = _bring(ledger, chain, witness, held=held)
         except StoreError as error:
             log.warning("witness away name=%s why=%s", witness.name, error)
             continue
@@ -113,8 +113,8 @@ def publish(
     if not any(witness.is_own for witness in acknowledged):
         own = ", ".join(witness.name for witness in witnesses if witness.is_own) or "none"
         raise WitnessUnavailable(
-            f"entry {entries[-1].seq} of ledger {ledger.dataset!r} was acknowledged by no witness "
-            f"of the site's own ({own}); nothing is trained until one is reachable"
+            f"entry {chain.entries[-1].seq} of ledger {ledger.dataset!r} was acknowledged by no "
+            f"witness of the site's own ({own}); nothing is trained until one is reachable"
         )
     return tuple(witness.name for witness in acknowledged)
 
@@ -150,12 +150,9 @@ class _Copies:
         return [number for number in numbers if number is not None]
 
 
-def _bring(
-    ledger: Ledger, entries: Sequence[LedgerEntry], witness: WitnessedStore, *, held: _Copies
-) -> bool:
+def _bring(ledger: Ledger, chain: Chain, witness: WitnessedStore, *, held: _Copies) -> bool:
     """Push what the witness lacks, lowest first; say whether it holds the last entry."""
-    prefix = held.prefix
-    aside = {sha256 for entry in entries for sha256 in entry.set_aside or ()}
+    prefix, entries, aside = held.prefix, chain.entries, chain.set_aside()
     above = held.above(entries[-1].seq)
     _require_nothing_unknown(ledger, witness, prefix=prefix, above=above, aside=aside)
     lacking: list[LedgerEntry] = []

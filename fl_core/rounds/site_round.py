@@ -66,6 +66,7 @@ def client_round(
     require_own_plan(site, assembly, plan)
     prefix = keys.exchange(site.policy.dataset, assembly.digest, plan.round)
     committed = site.outbox.committed(prefix)
+    is_new = committed is None
     if committed is None:
         try:
             committed = _make_update(site, work, assembly=assembly, store=store, plan=plan)
@@ -76,7 +77,7 @@ def client_round(
     _await_upload(site, plan)
     # After the outbox: what is committed there can be sent again, what is only noted here cannot.
     commit_round(site, assembly, plan)
-    witness_ledgers(site)
+    witness_ledgers(site, is_followed=is_new)
     upload_files(assembly, store, plan, site=site.name, files=committed)
     return SiteOutcome("uploaded")
 
