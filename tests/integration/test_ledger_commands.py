@@ -345,6 +345,23 @@ def _power_cut(*_):
     raise PowerCut
 
 
+def test_session_of_a_restored_site_declines_at_once_and_says_why_in_its_log_only(place, caplog):
+    place.round(1)
+    place.backup()
+    place.round(2)
+    place.restore()
+    plan = place.plan(3)
+    session = place.session(FakeWork({}))
+
+    answer = session.answer(plan)
+
+    assert answer == "declined"
+    declined = session.store.get(keys.declined("tiny", 3, SITE))
+    assert b"no_update" in declined
+    assert b"rolled" not in declined
+    assert "rolled back" in caplog.text
+
+
 def test_recovery_waits_for_no_running_session(place):
     place.round(1)
     with exclusive(place.home.root / "outbox.lock"):
