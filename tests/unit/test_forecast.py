@@ -4,6 +4,7 @@ import pytest
 from worlds import NO_PRIVACY, campaign_of, policy_of
 
 from fl_core.errors import IncompatibleParts
+from fl_core.privacy.accounting import RECORD_GRID, epsilon
 from fl_core.privacy.events import dpsgd_event
 from fl_core.privacy.forecast import (
     epsilon_after,
@@ -104,3 +105,13 @@ def test_noise_is_calibrated_when_open_and_kept_when_stated():
 def test_open_noise_cannot_be_forecast():
     with pytest.raises(IncompatibleParts, match="lock the campaign"):
         schedule(campaign_of(privacy=record_of(noise_multiplier=None)))
+
+
+# What is shown uses the coarse grid, what is promised the one that decides: here six rounds fit
+# by the second and not by the first.
+def test_rounds_left_are_those_that_the_deciding_grid_allows():
+    fine, coarse = (epsilon([ROUND] * 6, delta=1e-5, grid=grid) for grid in (RECORD_GRID, 1e-3))
+    limits = policy_of(campaign_of(), "a", epsilon=(fine + coarse) / 2, series=SERIES)
+
+    assert fine < coarse
+    assert rounds_left(limits, [], ROUND) == 6
