@@ -27,7 +27,7 @@ def rules_of(node):
     return set()
 
 
-def tested_rules():
+def covered_rules():
     return {
         rule
         for path in (ROOT / "tests" / "soundness").glob("test_*.py")
@@ -38,8 +38,8 @@ def tested_rules():
 
 @pytest.mark.parametrize("rule", RULES)
 def test_rule_has_a_test_of_its_number(rule):
-    assert rule in tested_rules()
+    assert rule in covered_rules()
 
 
 def test_no_test_names_a_rule_that_does_not_exist():
-    assert tested_rules() <= set(RULES)
+    assert covered_rules() <= set(RULES)
