@@ -17,6 +17,7 @@ from fl_core.privacy.policy_documents import SITE
 from fl_core.privacy.recovery import Owed, Recovery, charges_of
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.plan import read_assembly
+from fl_core.rounds.status import round_numbers
 from fl_core.updates.outbox import Outbox
 from fl_core.updates.records import EventRecord, NonPrivateEvent
 
@@ -66,11 +67,8 @@ def _planned(store: ObjectStore, *, site: str, unit: str) -> Iterator[LostCharge
         event = _event(assembly, unit)
         if event is None or site not in assembly.campaign.sites:
             continue
-        for number in range(1, assembly.campaign.max_rounds + 1):
-            plan_key = keys.plan(campaign_id, number)
-            if plan_key not in store.list(plan_key):
-                break
-            plan = read_document(store, plan_key, RoundPlan)
+        for number in round_numbers(store, campaign_id):
+            plan = read_document(store, keys.plan(campaign_id, number), RoundPlan)
             if site in plan.cohort:
                 yield LostCharge(
                     campaign_digest=assembly.digest,
