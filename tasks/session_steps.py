@@ -81,11 +81,13 @@ def serve(request: SessionRequest, *, make_work: MakeWork = site_work) -> str:
         return "stopped"
     session = Session(request.home, request.config, assembly, store, make_work)
     _prepare(session)
+    session.watch_coordinator()
     try:
         return _serve_plans(session, request, waiting)
     finally:
         # The last round has no later one that would find what it left.
         session.settle()
+        session.watch_coordinator()
 
 
 def _serve_plans(session: Session, request: SessionRequest, waiting: Waiting) -> str:

@@ -4,11 +4,16 @@ import pytest
 from prefect.exceptions import ParameterTypeError
 
 from fl_core.artifacts import keys
+from fl_core.artifacts.local import LocalStore
+from fl_core.privacy.forecast import with_noise
+from fl_core.privacy.policy_template import policy_text
 from fl_core.rounds.plan import open_round
 from flows.site_session import site_session
 from tasks.client_steps import Session
+from tasks.enrolment import NewSite, make_site
 from tasks.session_steps import _prepare
 from tasks.site_config import SiteConfig, SiteHome
+from tests.round_steps import finish, take_part
 from tests.worlds import NOW, campaign_of, world_of
 
 
@@ -65,3 +70,24 @@ def test_session_whose_parameters_are_no_names_is_refused(parameter, wrong):
         site_session.validate_parameters(good | {parameter: wrong})
 
     assert site_session.validate_parameters(good) == good
+
+
+def test_session_copies_the_federations_ledger_and_ends_on_no_account_of_it(tmp_path):
+    client = {"epsilon": 8.0, "delta": 1e-3, "clip_norm": 1.0, "mechanism": "gaussian"}
+    world = world_of(with_noise(campaign_of(privacy={"client": client})))
+    session = session_of(world, tmp_path / "site", broken_by_a_row)
+    make_site(session.home, NewSite(session.config, policy_text(epsilon=8.0, delta=1e-5)))
+    copies = LocalStore(tmp_path / "site" / "federation-witness")
+
+    session.watch_coordinator()
+    before = copies.list(keys.LEDGER)
+    for site in "abc":
+        take_part(world, site)
+    finish(world)
+    session.watch_coordinator()
+    after = copies.list(keys.LEDGER)
+    world.store.discard(keys.FEDERATION + keys.ledger_entry(3))
+    session.watch_coordinator()
+
+    assert before == [keys.ledger_entry(1)]
+    assert after == copies.list(keys.LEDGER) == [keys.ledger_entry(seq) for seq in (1, 2, 3)]
