@@ -53,15 +53,15 @@ REASON = "a benchmark on public rows, for the price of privacy"
 # privacy, where nothing is clipped and sizes are of another kind.
 LEARNING_RATES: dict[str, dict[str, tuple[float, float]]] = {
     "excavators": {
-        "lora": (10.0, 0.5),
+        "lora": (10.0, 0.15),
         "ffa_lora": (14.0, 0.5),
-        "rolora": (10.0, 0.5),
+        "rolora": (10.0, 0.15),
         "head": (28.0, 0.5),
     },
     "intents": {
-        "lora": (7.0, 0.5),
+        "lora": (7.0, 0.15),
         "ffa_lora": (10.0, 0.5),
-        "rolora": (10.0, 0.5),
+        "rolora": (10.0, 0.15),
         "head": (14.0, 0.5),
     },
     "reviews": {

@@ -95,6 +95,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
                 panel.errorbar(
                     places, middle, yerr=[below, above], fmt=style, capsize=2, label=shown, lw=1.2
                 )
+        panel.set_xlim(-0.3, len(EPSILONS) - 0.7)
         panel.set_xticks(range(len(EPSILONS)))
         panel.set_xticklabels(["none" if e is None else f"{e:g}" for e in EPSILONS])
         panel.set_xlabel("epsilon at every site, delta 1e-5")
