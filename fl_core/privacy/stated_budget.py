@@ -24,6 +24,8 @@ from fl_core.updates.signing import SigningKey, sign
 # A ledger of more kinds of steps states no list, and shows as one that cannot be checked.
 _MOST_EVENTS = 1000
 _MOST_SHOWN = 32
+# What a few seconds can check; whoever states more could hold up everybody who reads it.
+_MOST_STEPS, _MOST_KINDS_BY_ORDER = 10**6, 10**4
 # Equal programs agree to the last digits; a lie that small changes nothing a person decides.
 _CLOSE = 1e-6
 
@@ -172,10 +174,11 @@ def require_spending_follows(spending: Spending, *, dataset: str, unit: str) -> 
     """Check that one budget's epsilon and accountant follow from its own events and terms.
 
     Raises:
-        PrivacyError: They do not.
+        PrivacyError: They do not, or are too much to check.
     """
     level = "whole-site " if unit == SITE else ""
     policy = stated_policy(spending, dataset=dataset, unit=unit)
+    _require_checkable(spending, policy)
     try:
         spent = spend(policy, spending.events)
     except (ArithmeticError, ValueError) as error:
@@ -190,4 +193,17 @@ def require_spending_follows(spending: Spending, *, dataset: str, unit: str) -> 
         raise PrivacyError(
             f"says that {spending.accountant} decided on the {level}budget, its own terms say "
             f"{spent.accountant}; the site must correct it"
+        )
+
+
+def _require_checkable(spending: Spending, policy: SitePolicy) -> None:
+    steps = merged(spending.events)
+    series = policy.series
+    longest = max(sum(count for _, count in steps), 0 if series is None else series.max_steps)
+    if series is not None and longest > _MOST_STEPS:
+        raise PrivacyError(f"states {longest} steps, at most {_MOST_STEPS} are checked")
+    if len(steps) * policy.terms.rdp_order > _MOST_KINDS_BY_ORDER:
+        raise PrivacyError(
+            f"states {len(steps)} kinds of steps at order {policy.terms.rdp_order:g}, "
+            "too many to check"
         )

@@ -7,12 +7,23 @@ from fl_core.privacy.accounting import epsilon
 from fl_core.privacy.plan_start import plan_from_first_round
 from fl_core.privacy.policy import verdict
 from fl_core.privacy.stated_budget import Budget, budget_statement
-from fl_core.updates.records import GaussianEvent, PoissonEvent, SelfComposedEvent
+from fl_core.updates.records import (
+    GaussianEvent,
+    PoissonEvent,
+    SelfComposedEvent,
+    Series,
+    Terms,
+)
 
 
 def steps(count):
     step = PoissonEvent(sampling_rate=0.1, event=GaussianEvent(noise_multiplier=0.8))
     return SelfComposedEvent(event=step, count=count)
+
+
+# A minute of work for whoever reads it: a billion steps, a thousand kinds at a large order.
+LONG = Series(noise_multiplier=1000.0, sampling_rate=1e-4, max_steps=10**9)
+MANY = tuple(GaussianEvent(noise_multiplier=1 + number / 1000) for number in range(1000))
 
 
 @pytest.fixture
@@ -81,3 +92,21 @@ def test_no_numbers_that_a_site_states_stop_the_plan(stated, event):
 
     assert plan.budgets[0].status == "does not hold"
     assert plan.budgets[1].status == "not stated"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"terms": Terms(rdp_order=7.0, series=LONG)}, "at most 1000000 are checked"),
+        ({"events": (LONG.event(10**8),), "terms": Terms(rdp_order=7.0, series=LONG)}, "steps"),
+        ({"events": MANY, "terms": Terms(rdp_order=1000.5)}, "too many to check"),
+    ],
+    ids=["series", "steps", "kinds"],
+)
+def test_what_would_take_minutes_to_check_is_not_believed(stated, changes, said):
+    lie = stated.model_copy(update=changes)
+
+    (own, *_) = plan_from_first_round(campaign_of(), {"a": lie}).budgets
+
+    assert own.status == "does not hold"
+    assert said in own.complaint
