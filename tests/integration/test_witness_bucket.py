@@ -11,7 +11,9 @@ from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.policy import parse_policy
 from fl_core.privacy.witness import publish
 from fl_core.updates.signing import generate_key
-from flows.stack_file import BUCKET
+from flows.processes import ended_with_this_process, stop
+from flows.servers import start_seaweed
+from flows.stack_file import BUCKET, S3Keys, site_identity
 from tasks.object_store import S3Location, connect, ensure_bucket
 from tasks.settings import Settings
 from tasks.site_config import SiteHome, write_credentials
@@ -92,13 +94,29 @@ def test_peers_bucket_with_wrong_keys_is_away(place, tmp_path):
         )
 
 
-def test_site_of_a_stack_writes_copies_under_its_own_name_only(stack):
-    own = stack.file.sites["north"]
-    store = connect(S3Location(BUCKET, "", stack.s3_endpoint, own.access_key, own.secret_key))
+@pytest.fixture(scope="module")
+def store_of_a_stack(tmp_path_factory):
+    """Return a store like a local stack's, with the rights of one of its sites."""
+    admin, own = S3Keys.draw(), S3Keys.draw()
+    with ended_with_this_process():
+        server = start_seaweed(
+            tmp_path_factory.mktemp("stack-s3"),
+            access_key=admin.access_key,
+            secret_key=admin.secret_key,
+            identities=[site_identity("north", own)],
+        )
+        ensure_bucket(
+            connect(S3Location(BUCKET, "", server.url, admin.access_key, admin.secret_key))
+        )
+        yield connect(S3Location(BUCKET, "", server.url, own.access_key, own.secret_key))
+        stop(server)
+
+
+def test_site_of_a_stack_writes_copies_under_its_own_name_only(store_of_a_stack):
     prefix = keys.witness("north", "north-rows", "row")
 
-    assert store.put_once(keys.witnessed_entry(prefix, 1), b"{}")
-    assert store.get(keys.witnessed_entry(prefix, 1)) == b"{}"
+    assert store_of_a_stack.put_once(keys.witnessed_entry(prefix, 1), b"{}")
+    assert store_of_a_stack.get(keys.witnessed_entry(prefix, 1)) == b"{}"
     for other in (keys.witness("south", "south-rows", "row"), keys.LEDGER):
         with pytest.raises(StoreUnavailable):
-            store.put_once(f"{other}000001.json", b"{}")
+            store_of_a_stack.put_once(f"{other}000001.json", b"{}")
