@@ -128,6 +128,9 @@ def test_ledger_of_a_site_holds_every_round_and_verifies(federation, status):
     kinds = [entry["kind"] for entry in document["entries"]]
     assert document["broken"] == ""
     assert kinds[:5] == ["genesis", "reserve", "commit", "reserve", "commit"]
+    # The stack's store and a folder of the home; both hold every entry.
+    seen = [(w["is_own"], w["is_away"], w["complaint"]) for w in document["witnesses"]]
+    assert seen == [(False, False, ""), (True, False, "")]
 
 
 def test_changed_campaign_under_the_same_id_is_refused(federation, status):

@@ -80,24 +80,24 @@ class Place:
             *(self.folder / home, "--witness", self.disk, *words),
         )
 
-    def session(self, work=None) -> Session:
-        """Return a session of the site that has approved the campaign."""
+    def session(self, work=None, **changes) -> Session:
+        """Return a session of the site that has approved the campaign; ``changes`` are in it."""
         store = LocalStore(self.folder / "store")
-        campaign = campaign_of(sites=(SITE,))
+        campaign = campaign_of(sites=(SITE,), **changes)
         assembly = open_campaign(store, campaign)
         admit(store, read_enrolment(self.home.enrolment))
         approve(self.home.store("approvals"), campaign, now=datetime.now(UTC))
         config = read_site_config(self.home)
         return Session(self.home, config, assembly, store, lambda *_: work)
 
-    def plan(self, number):
-        session = self.session()
+    def plan(self, number, **changes):
+        session = self.session(**changes)
         now = datetime.now(UTC)
         return open_round(session.assembly, session.store, round_number=number, now=now)
 
-    def round(self, number):
+    def round(self, number, **changes):
         """Take part in a round and return the answer and how often was trained."""
-        plan, session = self.plan(number), self.session()
+        plan, session = self.plan(number, **changes), self.session(**changes)
         work = FakeWork(session.assembly.shapes(number), rng=np.random.default_rng(number))
         site = open_site(self.home, session.config)
         answer = client_round(site, work, assembly=session.assembly, store=session.store, plan=plan)
@@ -343,6 +343,28 @@ class PowerCut(BaseException):
 
 def _power_cut(*_):
     raise PowerCut
+
+
+OTHER_MODEL = {"base_model": {"name": "another-base", "sha256": "e" * 64}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"id": "renamed"}, {"id": "other-model"} | OTHER_MODEL],
+    ids=["renamed campaign", "new model"],
+)
+def test_rule_10_new_names_models_rows_and_enrolments_keep_the_old_spend(place, changes):
+    place.round(1)
+    with (place.folder / "rows.csv").open("a") as rows:
+        rows.write("a row of next year,yes\n")
+    refused = place.init()
+    place.round(1, **changes)
+
+    site = open_site(place.home, read_site_config(place.home))
+    assert "never made again" in str(refused.error)
+    event = campaign_noise().event
+    assert site.ledger.events() == [event, event]
+    assert spend(site.policy, site.ledger.events()).epsilon > spend(site.policy, [event]).epsilon
 
 
 def test_session_of_a_restored_site_declines_at_once_and_says_why_in_its_log_only(place, caplog):
