@@ -4,6 +4,7 @@ Written by `fedloom site init`, read by the site's worker, owned by the site alo
 where things are; what is *allowed* is in the policy.
 """
 
+import contextlib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from fl_core.artifacts.documents import Document
 from fl_core.artifacts.local import LocalStore, require_local_disk
 from fl_core.campaign.complaints import complaint_of
 from fl_core.campaign.specs import Name
-from fl_core.errors import CampaignError
+from fl_core.errors import CampaignError, PolicyRefused
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.ledger_entries import ChainReader
 from fl_core.privacy.policy import read_policy
@@ -243,7 +244,8 @@ def _open_client_ledger(home: SiteHome, policy: SitePolicy, key: SigningKey) -> 
     store = home.store(CLIENT_LEDGER)
     if not store.list(keys.LEDGER):
         now = datetime.now(UTC)
-        Ledger.create(store, dataset=whole.dataset, unit=whole.unit, key=key, now=now)
+        with contextlib.suppress(PolicyRefused):  # another process has just begun it
+            Ledger.create(store, dataset=whole.dataset, unit=whole.unit, key=key, now=now)
     return _open_ledger(home, whole, key, folder=CLIENT_LEDGER)
 
 
