@@ -149,6 +149,17 @@ def test_campaign_without_a_record_guarantee_has_nothing_to_audit(fedloom, file,
     assert "states no privacy.record" in str(done.exception)
 
 
+def test_rows_out_of_a_sites_folder_are_not_public_rows(fedloom, file, folder):
+    own = folder / "other-site"
+    (own / "ledger").mkdir(parents=True)
+    (own / "rows.csv").write_text("text,label\na,b\n")
+
+    done = fedloom("audit", str(file), *QUICK, "--rows", str(own / "rows.csv"))
+
+    assert done.exit_code != 0
+    assert "site's folder with a ledger" in str(done.exception)
+
+
 def test_rule_23_report_on_a_sites_rows_stays_in_its_folder(fedloom, store, locked, folder):
     home = SiteHome(folder / "north")
     home.root.mkdir()
