@@ -102,6 +102,6 @@ def require_no_ledger(path: Path) -> None:
     for folder in (above for file in named for above in file.parents[:2]):
         if (folder / "policy.toml").exists() or (folder / "ledger").exists():
             raise CampaignError(
-                f"{path} lies in a site's folder with a ledger ({folder}), and nothing here charges it",
+                f"{path} lies in a site's folder with a ledger ({folder}), uncharged here",
                 hint="use public or synthetic rows, copied elsewhere",
             )
