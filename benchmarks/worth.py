@@ -54,9 +54,9 @@ REASON = "a benchmark on public rows, for the price of privacy"
 LEARNING_RATES: dict[str, dict[str, tuple[float, float]]] = {
     "excavators": {
         "lora": (10.0, 0.15),
-        "ffa_lora": (14.0, 0.5),
+        "ffa_lora": (14.0, 0.15),
         "rolora": (10.0, 0.15),
-        "head": (28.0, 0.5),
+        "head": (28.0, 0.15),
     },
     "intents": {
         "lora": (7.0, 0.15),
