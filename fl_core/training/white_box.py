@@ -49,7 +49,7 @@ Streams = Callable[[], NoiseStream]
 _BOUND_SLACK = 1e-5
 _SAME_SUM = 5e-5
 _SAMPLE = 6
-_SHORT = 32
+_SHORT = 8
 _SPREAD = 0.05
 # Noise of a billionth of the clip norm: the sum that comes out is the clipped sum.
 _NO_NOISE = 1e-9
@@ -279,7 +279,7 @@ def _first_units(columns: Columns, n_units: int) -> Columns:
 
 
 def _shortened(columns: Columns) -> Columns:
-    """Return rows of at most 32 tokens: noise and coins do not depend on what rows say."""
+    """Return rows of at most 8 tokens: noise and coins do not depend on what rows say."""
 
     def cut(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {n: c[:, :_SHORT] if c.dim() > 1 else c for n, c in tensors.items()}

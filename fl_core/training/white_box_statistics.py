@@ -23,7 +23,7 @@ _ALARM_OF_STEPS = 6.0
 _ALARM_OF_PAIRS = 7.0
 # A scale that is 1 % off is then 11.8 standard errors off, so it is missed once in 10^9.
 _COORDINATES = 700_000
-_FEWEST_OF_NOISE, _FEWEST, _MOST = 16, 32, 640
+_FEWEST_OF_NOISE, _FEWEST, _MOST = 4, 32, 640
 
 
 def noise_steps(dimension: int) -> int:

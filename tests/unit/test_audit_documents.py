@@ -118,5 +118,5 @@ def test_steps_show_noise_that_is_one_percent_off():
     # 21,127 numbers of the demo's adapter: 34 steps are 718,318 values.
     assert steps_needed(21_127) == 34
     assert steps_needed(10**7) == 32
-    assert noise_steps(10**7) == 16
+    assert noise_steps(10**7) == 4
     assert steps_needed(10) == 640
