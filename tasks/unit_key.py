@@ -1,9 +1,9 @@
 """The site's secret that says which rows of a person take part.
 
 32 random bytes in the site's folder, made on first use and never again. Without it nobody can tell
-which rows of a person were drawn or on which side of a split a person is, and with it everybody
-can: it stays at the site, readable by its owner alone. Losing it leaks nothing and breaks no bound,
-but the next draw is another one, so it belongs into the site's backup.
+which rows of a person were drawn, and with it everybody can: it stays at the site, readable by its
+owner alone. Losing it leaks nothing and breaks no bound, but the next draw is another one, so it
+belongs into the site's backup.
 """
 
 import contextlib

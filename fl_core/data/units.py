@@ -1,8 +1,9 @@
 """Rows of one unit: whom they belong to, and how many of them take part.
 
 Where a campaign protects a person instead of a row, a column holds the person's id, and all rows
-with the same text there are one *unit*: bounded in number, clipped together, drawn together, and on
-the same side of every split (SOUNDNESS, rule 3). An id is the cell's exact text: no case is
+with the same text there are one *unit*: bounded in number, clipped together and drawn together
+(SOUNDNESS, rule 3). A site holds no rows back: a release is evaluated on public rows of the
+coordinator, so no unit is ever on two sides of a split. An id is the cell's exact text: no case is
 folded, no blank cut, no leading zero dropped, so two spellings of one person are two units, and the
 owner of the rows has to write ids alike. A row without an id belongs to nobody who could be
 protected and never takes part.
@@ -35,8 +36,7 @@ from fl_core.data.rows import (
 from fl_core.errors import CampaignError
 
 KEY_BYTES = 32
-_DRAW, _SPLIT = b"fedloom unit draw", b"fedloom unit split"
-_HASHED = 2**64
+_DRAW = b"fedloom unit draw"
 
 
 def unit_of(campaign: Campaign) -> str:
@@ -118,39 +118,11 @@ def bounded_rows(rows: Rows, *, unit: str, max_rows: int, key: bytes) -> Positio
     for place, content in zip(places.tolist(), contents, strict=True):
         # The content holds the unit's own cell, so equal contents are of one unit.
         seen[content] += 1
-        tag = _tag(key, _DRAW, content + seen[content].to_bytes(8, "big"))
+        message = _DRAW + b"\0" + content + seen[content].to_bytes(8, "big")
+        tag = hmac.new(key, message, hashlib.sha256).digest()
         by_unit.setdefault(str(cells[place]), []).append((tag, place))
     taken = [place for tags in by_unit.values() for _, place in sorted(tags)[:max_rows]]
     return np.array(sorted(taken), dtype=np.int64)
-
-
-def split_units(rows: Rows, *, unit: str, share: float, key: bytes) -> Mask:
-    """Say for each row whether it is held back, so that rows of one unit stay together.
-
-    A unit is held back when HMAC-SHA256(key, its text) falls into the first ``share`` of all
-    values; for ``row`` the row's content stands for the text, so that equal rows stay together.
-
-    Args:
-        rows: Rows with a unit each (``has_unit``).
-        unit: ``row`` or a column.
-        share: Expected share of units that are held back, 0 to 1.
-        key: The site's secret; without it nobody can tell on which side a person is.
-
-    Raises:
-        CampaignError: There is no such column.
-        ValueError: The share is no share, or the key is no key.
-    """
-    _require_key(key)
-    if not 0 <= share <= 1:
-        raise ValueError(f"share is {share}, expected 0 to 1")
-    if unit == ROW:
-        names = row_bytes(rows)
-    else:
-        require_columns(rows, [unit])
-        names = [str(cell).encode("utf-8", "surrogatepass") for cell in rows.frame[unit].tolist()]
-    limit = share * _HASHED
-    held = [int.from_bytes(_tag(key, _SPLIT, name)[:8], "big") < limit for name in names]
-    return np.array(held, dtype=np.bool_)
 
 
 def encode_units(
@@ -192,10 +164,6 @@ def require_units(rows: EncodedRows, campaign: Campaign) -> EncodedRows:
             "with encode_units"
         )
     return rows
-
-
-def _tag(key: bytes, purpose: bytes, message: bytes) -> bytes:
-    return hmac.new(key, purpose + b"\0" + message, hashlib.sha256).digest()
 
 
 def _require_key(key: bytes) -> None:

@@ -15,8 +15,8 @@ from fl_core.artifacts.memory import MemoryStore
 from fl_core.assembly import assemble
 from fl_core.campaign.specs import TaskSpec
 from fl_core.data.gates import UNIT_ID
-from fl_core.data.rows import rows_of, take_rows
-from fl_core.data.units import bounded_rows, encode_units, require_units, split_units
+from fl_core.data.rows import rows_of
+from fl_core.data.units import bounded_rows, encode_units, require_units
 from fl_core.errors import PolicyRefused
 from fl_core.privacy.policy import require_allowed
 from fl_core.training.batches import columns_of
@@ -77,30 +77,6 @@ def test_rule_03_no_person_has_more_rows_than_the_public_bound(visits, max_rows)
     for who in ("ann", "bob", "cy"):
         there = [n for n, (name, _) in enumerate(visits) if name == who]
         assert len(taken & set(there)) == min(len(there), max_rows)
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(visits=VISITS)
-def test_rule_03_rows_of_one_person_go_to_one_side_of_a_split(visits):
-    kept = [visit for visit in visits if visit[0] in {"ann", "bob", "cy"}]
-    rows, _ = table(kept)
-
-    held = split_units(rows, unit=UNIT, share=0.5, key=KEY).tolist()
-
-    sides = {
-        who: {side for side, (name, _) in zip(held, kept, strict=True) if name == who}
-        for who, _ in kept
-    }
-    assert all(len(side) == 1 for side in sides.values())
-
-
-def test_rule_03_side_of_a_person_depends_on_nobody_else():
-    rows, _ = table([("ann", "a"), ("bob", "b"), ("ann", "c"), ("cy", "d")])
-    whole = split_units(rows, unit=UNIT, share=0.5, key=KEY)
-
-    alone = [split_units(take_rows(rows, [n]), unit=UNIT, share=0.5, key=KEY)[0] for n in range(4)]
-
-    assert alone == whole.tolist()
 
 
 def test_rule_03_rows_are_drawn_once_and_not_per_round():

@@ -9,7 +9,7 @@ import pytest
 
 from fl_core.campaign.guarantees import ROW
 from fl_core.data.rows import rows_of
-from fl_core.data.units import bounded_rows, has_unit, split_units, unit_numbers
+from fl_core.data.units import bounded_rows, has_unit, unit_numbers
 from fl_core.errors import CampaignError
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
@@ -158,34 +158,6 @@ def test_rows_without_a_unit_never_take_part():
     rows = table(("ann", "1"), (None, "2"), ("", "3"))
 
     assert bounded_rows(rows, unit=UNIT, max_rows=9, key=KEY).tolist() == [0]
-
-
-def test_split_keeps_the_rows_of_a_unit_together():
-    rows = visits(**{f"p{n}": 3 for n in range(200)})
-
-    held = split_units(rows, unit=UNIT, share=0.3, key=KEY)
-
-    per_unit = pd.Series(held).groupby(rows.frame[UNIT].to_numpy()).nunique()
-    assert set(per_unit) == {1}
-    # Binomial(200, 0.3): 60, stddev 6.5; six of them are passed with probability 2e-9.
-    assert abs(held.sum() / 3 - 60) < 39
-
-
-@pytest.mark.parametrize(("share", "held"), [(0.0, False), (1.0, True)])
-def test_split_at_its_ends_holds_back_none_or_all(share, held):
-    assert set(split_units(visits(ann=3, bob=3), unit=UNIT, share=share, key=KEY)) == {held}
-
-
-def test_split_of_rows_keeps_equal_rows_together():
-    rows = table(*(("ann", "same") for _ in range(5)))
-
-    assert len(set(split_units(rows, unit=ROW, share=0.5, key=KEY))) == 1
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_share_outside_zero_to_one_is_misuse(share):
-    with pytest.raises(ValueError, match="expected 0 to 1"):
-        split_units(visits(ann=1), unit=UNIT, share=share, key=KEY)
 
 
 def test_short_key_is_misuse():
