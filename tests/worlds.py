@@ -14,10 +14,11 @@ from fl_core.artifacts.memory import MemoryStore
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.campaign.campaign import Campaign
+from fl_core.campaign.guarantees import SITE
 from fl_core.campaign.roster import RosterEntry, enrol
 from fl_core.privacy.federation import FederationLimits, create_federation
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.policy_documents import SITE, SitePolicy
+from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.privacy.witness import WitnessedStore
 from fl_core.rounds.central_release import NO_FEDERATION, Coordinator
 from fl_core.rounds.plan import open_campaign

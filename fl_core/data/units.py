@@ -80,7 +80,8 @@ def unit_numbers(rows: Rows, unit: str) -> npt.NDArray[np.int64]:
     """Return a number per row, ``(n,)``, equal where the unit's text is.
 
     Raises:
-        CampaignError: There is no such column, or a row has no unit; no values are named.
+        CampaignError: There is no such column.
+        ValueError: A row has no unit; no values are named.
     """
     if not has_unit(rows, unit).all():
         # A programmer's slip, since the gate has quarantined such rows: it must not pass unseen.

@@ -8,13 +8,13 @@ that is kept beside the campaign covers all of its rounds.
 from collections.abc import Mapping
 
 from fl_core.campaign.campaign import Campaign
+from fl_core.campaign.guarantees import SITE
 from fl_core.errors import PrivacyError
 from fl_core.privacy.accounting import LIVE_GRID
 from fl_core.privacy.budget import spend
 from fl_core.privacy.events import merged
 from fl_core.privacy.plan_documents import CampaignPlan
 from fl_core.privacy.planning import Stated, plan_campaign
-from fl_core.privacy.policy_documents import SITE
 from fl_core.privacy.round_events import round_costs
 from fl_core.privacy.stated_budget import require_follows, stated_policy
 from fl_core.updates.records import BudgetStatement, EventRecord, SelfComposedEvent, Spending

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fl_core.campaign.campaign import Campaign
+from fl_core.campaign.guarantees import SITE
 from fl_core.errors import PrivacyError
 from fl_core.privacy.accounting import LIVE_GRID, epsilon
 from fl_core.privacy.budget import Spend, spend
 from fl_core.privacy.forecast import MAX_ROUNDS, rounds_left
 from fl_core.privacy.plan_documents import BudgetPlan, CampaignPlan, PlanStatus, RoundEpsilon
-from fl_core.privacy.policy_documents import SITE, SitePolicy
+from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.privacy.round_events import RoundCost, round_costs, with_multiplier
 from fl_core.privacy.stated_budget import both_shown, require_follows, stated_policy
 from fl_core.updates.records import (

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints, model_validator
 
 from fl_core.artifacts.documents import Document
-from fl_core.campaign.guarantees import ROW, Delta, Unit
+from fl_core.campaign.guarantees import ROW, SITE, Delta, Unit
 from fl_core.campaign.specs import Count, Name, Sha256
 from fl_core.updates.records import LARGEST_EPSILON, Series, Terms
 
@@ -26,13 +26,8 @@ def _listed(value: object) -> object:
 
 Allowed = Annotated[tuple[Sha256 | Literal["*"], ...], BeforeValidator(_listed)]
 
-
-SITE = "site"
-"""The unit of a ledger that counts a site's whole data as one."""
-
-
+# Of a ledger whose unit is a whole site: GDP decides there.
 UNUSED_RDP_ORDER = 2.0
-"""Of a ledger whose unit is a whole site: GDP decides there."""
 
 
 class CoordinatorWitness(Document):

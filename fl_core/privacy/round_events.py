@@ -10,9 +10,8 @@ from typing import Literal
 
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.components import ComponentSpec
-from fl_core.campaign.guarantees import ClientDp, RecordDp
+from fl_core.campaign.guarantees import SITE, ClientDp, RecordDp
 from fl_core.privacy.mechanism import MECHANISMS, NoisePlan, NoiseSetting
-from fl_core.privacy.policy_documents import SITE
 from fl_core.updates.records import EventRecord, GaussianEvent
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from fl_core.campaign.guarantees import SITE
 from fl_core.errors import PrivacyError
 from fl_core.privacy.accounting import both_epsilons
 from fl_core.privacy.budget import spend
 from fl_core.privacy.events import merged
 from fl_core.privacy.forecast import rounds_left
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.policy_documents import SITE, SitePolicy
+from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.updates.records import BudgetStatement, EventRecord, SelfComposedEvent, Spending
 from fl_core.updates.signing import SigningKey, sign
 

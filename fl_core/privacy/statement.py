@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fl_core.campaign.campaign import Campaign
-from fl_core.campaign.guarantees import AdaptiveClip, ClientDp, GroupBounds, RecordDp
+from fl_core.campaign.guarantees import SITE, AdaptiveClip, ClientDp, GroupBounds, RecordDp
 from fl_core.errors import PrivacyError
 from fl_core.privacy.accounting import LIVE_GRID, RECORD_GRID, epsilon
-from fl_core.privacy.policy_documents import SITE
 from fl_core.privacy.round_events import RoundCost, round_costs
 from fl_core.privacy.stated_budget import Budget, both_shown, budget_statement, require_follows
 from fl_core.privacy.statement_claims import claims, leaves_site, outside_claim

@@ -11,9 +11,9 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.documents import document_sha256, from_bytes, read_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
+from fl_core.campaign.guarantees import SITE
 from fl_core.errors import LedgerCorrupt
 from fl_core.privacy.ledger_documents import LedgerEntry, LostCharge
-from fl_core.privacy.policy_documents import SITE
 from fl_core.privacy.recovery import Owed, Recovery, charges_of
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.plan import read_assembly

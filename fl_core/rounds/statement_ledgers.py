@@ -14,13 +14,13 @@ from fl_core.artifacts.documents import read_document
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
+from fl_core.campaign.guarantees import SITE
 from fl_core.campaign.roster import read_roster
 from fl_core.errors import ObjectCorrupt, PrivacyError
 from fl_core.privacy.events import merged
 from fl_core.privacy.federation import identity
 from fl_core.privacy.forecast import rounds_left
 from fl_core.privacy.ledger_entries import Chain, ChainReader, read_ledger
-from fl_core.privacy.policy_documents import SITE
 from fl_core.privacy.stated_budget import added_up_events, require_follows, stated_policy
 from fl_core.privacy.witness import MAX_ENTRY_BYTES, held_sequences
 from fl_core.rounds.budgets import budgets_until, stated_until

@@ -8,10 +8,10 @@ import pytest
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import to_bytes
 from fl_core.artifacts.memory import MemoryStore
+from fl_core.campaign.guarantees import SITE
 from fl_core.errors import LedgerCorrupt, WitnessUnavailable
 from fl_core.privacy.budget import spend
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.policy_documents import SITE
 from fl_core.updates.signing import generate_key, sign
 from tests.snapshots import AwayStore, copy_of, recover, restored, take_part
 from tests.worlds import NOW, campaign_of, open_site, world_of
