@@ -10,15 +10,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from fl_core.artifacts.documents import Document
-from fl_core.campaign.specs import Line
+from fl_core.campaign.specs import Line, Positive
 
-Positive = Annotated[float, Field(gt=0)]
 Delta = Annotated[float, Field(gt=0, lt=1)]
 # A column's name goes into statements and ledgers, where people read it.
 Unit = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 ROW = "row"
 # The unit of ClientDp: everything that one site holds.
 SITE = "site"
+# Which promise a budget is of: to one unit of a site's rows, or to one site's whole data.
+Level = Literal["record", "client"]
 
 
 class GroupBounds(Document):

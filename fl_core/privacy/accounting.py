@@ -26,6 +26,7 @@ from fl_core.privacy.accountants import (
 from fl_core.privacy.events import BaseEvent, merged
 from fl_core.privacy.gaussian_curve import epsilon_of_mu, gaussian_delta
 from fl_core.updates.records import (
+    Accountant,
     EventRecord,
     GaussianEvent,
     NonPrivateEvent,
@@ -47,7 +48,6 @@ __all__ = [
     "tuning_epsilon",
 ]
 
-Accountant = Literal["pld", "rdp", "gdp"]
 Adjacency = Literal["add_remove", "replace_one"]
 
 # Shape of the number of tuning runs.

@@ -7,10 +7,10 @@ once per step, with all its rows, and its gradient is clipped as one.
 Source: Abadi et al. 2016, Algorithm 1; Andrew et al. 2021, section 3 for a moving clip norm.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from fl_core.campaign.components import Part
-from fl_core.campaign.guarantees import ClientDp, GroupBounds, RecordDp
+from fl_core.campaign.guarantees import ClientDp, GroupBounds, Level, RecordDp
 from fl_core.errors import IncompatibleParts
 from fl_core.privacy.clipping import adaptive_clip_noise
 from fl_core.privacy.events import dpsgd_event
@@ -21,7 +21,7 @@ from fl_core.privacy.mechanism import MECHANISMS, NoisePlan, NoiseSetting, state
 class DpSgd(Part):
     """Gaussian noise on sums of clipped gradients, one per unit."""
 
-    protects: ClassVar[Literal["record", "client"]] = "record"
+    protects: ClassVar[Level] = "record"
 
     def plan(self, guarantee: RecordDp | ClientDp, setting: NoiseSetting) -> NoisePlan:
         """Return noise and event of one round of ``setting.steps`` local steps.

@@ -14,11 +14,10 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.guarantees import SITE
 from fl_core.errors import LedgerCorrupt, ObjectCorrupt, ObjectMissing
 from fl_core.privacy.federation import DATASET, FederationIdentity, identity
-from fl_core.privacy.ledger_documents import NO_ENTRY, LedgerEntry
+from fl_core.privacy.ledger_documents import MAX_ENTRY_BYTES, NO_ENTRY, LedgerEntry
 from fl_core.updates.signing import verify_signature
 
 _PIN = "identity.json"
-_MAX_ENTRY_BYTES = 1 << 20
 _REMEDY = "take part again only when the coordinator has said what became of its ledger"
 
 
@@ -103,7 +102,7 @@ def _require_next(data: bytes, *, seq: int, previous: str, public_key: str) -> N
 
 def _entry(ledger: ObjectStore, seq: int) -> bytes | None:
     try:
-        return ledger.get(keys.ledger_entry(seq), max_bytes=_MAX_ENTRY_BYTES)
+        return ledger.get(keys.ledger_entry(seq), max_bytes=MAX_ENTRY_BYTES)
     except ObjectMissing:
         return None
     except ObjectCorrupt as error:

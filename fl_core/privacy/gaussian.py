@@ -11,19 +11,17 @@ sampling; Balle and Wang 2018 for the event.
 from typing import ClassVar, Literal
 
 from fl_core.campaign.components import Part
-from fl_core.campaign.guarantees import ClientDp, RecordDp
+from fl_core.campaign.guarantees import ClientDp, Level, RecordDp
 from fl_core.errors import IncompatibleParts
 from fl_core.privacy.mechanism import MECHANISMS, NoisePlan, NoiseSetting, stated_multiplier
 from fl_core.updates.records import GaussianEvent
-
-_Level = Literal["record", "client"]
 
 
 @MECHANISMS.register("gaussian")
 class Gaussian(Part):
     """Noise on the sum of all clipped updates, added and charged by the coordinator."""
 
-    protects: ClassVar[_Level] = "client"
+    protects: ClassVar[Level] = "client"
 
     def plan(self, guarantee: RecordDp | ClientDp, setting: NoiseSetting) -> NoisePlan:  # noqa: ARG002
         """Return the noise of one release, in units of the *sum* of clipped updates.
@@ -41,7 +39,7 @@ class Gaussian(Part):
 class LocalGaussian(Part):
     """Noise on every site's own clipped update, added and charged by the site."""
 
-    protects: ClassVar[_Level] = "client"
+    protects: ClassVar[Level] = "client"
 
     def plan(self, guarantee: RecordDp | ClientDp, setting: NoiseSetting) -> NoisePlan:  # noqa: ARG002
         """Return the noise of one update.

@@ -13,6 +13,7 @@ from fl_core.campaign.specs import Name, Sha256
 from fl_core.updates.records import EventRecord, SequenceNumber, Terms
 
 NO_ENTRY = "0" * 64
+MAX_ENTRY_BYTES = 1 << 20
 
 
 class LostCharge(Document):

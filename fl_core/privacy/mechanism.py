@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from fl_core.artifacts.documents import Document
 from fl_core.campaign.components import Registry
-from fl_core.campaign.guarantees import AdaptiveClip, ClientDp, GroupBounds, RecordDp
+from fl_core.campaign.guarantees import AdaptiveClip, ClientDp, GroupBounds, Level, RecordDp
 from fl_core.campaign.specs import Count, Positive
 from fl_core.errors import IncompatibleParts
 from fl_core.privacy.clipping import adaptive_clip_noise
@@ -96,7 +96,7 @@ class NoiseSetting:
 class PrivacyMechanism(Protocol):
     """Builds the noise plan of one round."""
 
-    protects: ClassVar[Literal["record", "client"]]
+    protects: ClassVar[Level]
 
     def plan(self, guarantee: RecordDp | ClientDp, setting: NoiseSetting) -> NoisePlan:
         """Return noise and event of one round under ``guarantee``.

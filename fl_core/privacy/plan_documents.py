@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fl_core.artifacts.documents import Document
+from fl_core.campaign.guarantees import Level
+from fl_core.updates.records import Accountant
 
 PlanStatus = Literal["stated", "not stated", "does not hold"]
 
@@ -44,14 +46,14 @@ class BudgetPlan(Document):
     """
 
     site: str
-    level: Literal["record", "client"]
+    level: Level
     unit: str
     status: PlanStatus
     complaint: str = ""
     spent: float | None = None
     limit: float | None = None
     delta: float
-    accountant: Literal["pld", "rdp", "gdp"]
+    accountant: Accountant
     after: Annotated[tuple[RoundEpsilon, ...], Field(min_length=1)]
     rounds_left: int | None = None
     refused_in: int | None = None
@@ -89,7 +91,7 @@ class CampaignPlan(Document):
     rounds: int
     budgets: tuple[BudgetPlan, ...]
     ends_first: str | None = None
-    ends_first_level: Literal["record", "client"] | None = None
+    ends_first_level: Level | None = None
     worst_site: str | None = None
     worst_epsilon: float | None = None
     reason: str = ""

@@ -10,7 +10,7 @@ from typing import Literal
 
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.components import ComponentSpec
-from fl_core.campaign.guarantees import SITE, ClientDp, RecordDp
+from fl_core.campaign.guarantees import SITE, ClientDp, Level, RecordDp
 from fl_core.privacy.mechanism import MECHANISMS, NoisePlan, NoiseSetting
 from fl_core.updates.records import EventRecord, GaussianEvent
 
@@ -31,7 +31,7 @@ class RoundCost:
         delta: The guarantee's delta.
     """
 
-    level: Literal["record", "client"]
+    level: Level
     charged_by: Literal["site", "coordinator"]
     unit: str | None
     event: EventRecord

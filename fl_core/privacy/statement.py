@@ -17,7 +17,6 @@ from fl_core.privacy.round_events import RoundCost, round_costs
 from fl_core.privacy.stated_budget import Budget, both_shown, budget_statement, require_follows
 from fl_core.privacy.statement_claims import claims, leaves_site, outside_claim
 from fl_core.privacy.statement_documents import (
-    Accountant,
     AuditFinding,
     Clip,
     Guarantee,
@@ -30,7 +29,14 @@ from fl_core.privacy.statement_documents import (
     Spent,
 )
 from fl_core.privacy.statement_text import to_markdown
-from fl_core.updates.records import BudgetStatement, Charge, SelfComposedEvent, Spending, Terms
+from fl_core.updates.records import (
+    Accountant,
+    BudgetStatement,
+    Charge,
+    SelfComposedEvent,
+    Spending,
+    Terms,
+)
 
 __all__ = [
     "Budget",

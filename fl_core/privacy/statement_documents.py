@@ -10,12 +10,11 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field
 
 from fl_core.artifacts.documents import Document
+from fl_core.campaign.guarantees import Level
 from fl_core.campaign.specs import Count, Name, Sha256
-from fl_core.updates.records import Charge, EventRecord, Terms
+from fl_core.updates.records import Accountant, Charge, EventRecord, Terms
 
-Level = Literal["record", "client"]
 Guarantee = Literal["record_dp", "client_dp", "record_dp and client_dp", "none"]
-Accountant = Literal["pld", "rdp", "gdp"]
 
 
 class Clip(Document):

@@ -26,13 +26,13 @@ from fl_core.errors import (
     WitnessUnavailable,
 )
 from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.ledger_documents import MAX_ENTRY_BYTES
 from fl_core.privacy.ledger_entries import Chain, LedgerEntry
 from fl_core.updates.signing import verify_signature
 
 log = logging.getLogger(__name__)
 
 LEAST_WITNESSES = 2
-MAX_ENTRY_BYTES = 1 << 20
 # A witness that is new or was away for long catches up over several rounds and counts after that.
 MAX_PUSHED = 256
 RECOVER = "stop the site, find out what was restored, then run `fedloom ledger recover`"

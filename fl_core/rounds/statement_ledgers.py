@@ -20,9 +20,10 @@ from fl_core.errors import ObjectCorrupt, PrivacyError
 from fl_core.privacy.events import merged
 from fl_core.privacy.federation import identity
 from fl_core.privacy.forecast import rounds_left
+from fl_core.privacy.ledger_documents import MAX_ENTRY_BYTES
 from fl_core.privacy.ledger_entries import Chain, ChainReader, read_ledger
 from fl_core.privacy.stated_budget import added_up_events, require_follows, stated_policy
-from fl_core.privacy.witness import MAX_ENTRY_BYTES, held_sequences
+from fl_core.privacy.witness import held_sequences
 from fl_core.rounds.budgets import budgets_until, stated_until
 from fl_core.rounds.charging import read_federation_budget
 from fl_core.rounds.documents import RoundCharge, RoundPlan

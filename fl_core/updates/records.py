@@ -13,10 +13,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from fl_core.artifacts.documents import Document
-from fl_core.campaign.specs import Name, Sha256
+from fl_core.campaign.specs import Count, Name, Sha256
 
-Count = Annotated[int, Field(ge=1)]
 SequenceNumber = Annotated[int, Field(ge=1, le=10**9)]
+Accountant = Literal["pld", "rdp", "gdp"]
 # More is no statement about privacy, and a policy with more is refused.
 LARGEST_EPSILON = 1e6
 RuleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
@@ -164,7 +164,7 @@ class Spending(Document):
     epsilon: Annotated[float, Field(ge=0, le=LARGEST_EPSILON)]
     epsilon_limit: Annotated[float, Field(gt=0, le=LARGEST_EPSILON)]
     delta: Annotated[float, Field(gt=0, lt=1)]
-    accountant: Literal["pld", "rdp", "gdp"]
+    accountant: Accountant
     rounds_left: Annotated[int, Field(ge=0, le=9999)]
     events: Annotated[tuple[EventRecord, ...], Field(max_length=1000)] = ()
     terms: Terms | None = None
