@@ -277,13 +277,22 @@ def _charges(findings: _Findings, *, has_lost: bool, aside: Sequence[_Held]) -> 
     # Another branch's charge counts also where the ledger has one for the same round: each may have
     # paid for a draw of its own.
     charges = [charge for each in aside for charge in charges_of(each.entry)]
+    trunk = [each.entry for each in findings.trunk]
+    voided = {entry.reserve_seq for entry in trunk if entry.kind == "void"}
+    # A reserve that the trunk has taken back pays for nothing, though another branch may have
+    # trained for it: its commit says so.
+    kept = [entry for entry in trunk if entry.seq not in voided]
+    trained = {(e.entry.campaign_digest, e.entry.round) for e in aside if e.entry.kind == "commit"}
+    taken_back = [charge for entry in trunk if entry.seq in voided for charge in charges_of(entry)]
     known = {
         (charge.campaign_digest, charge.round)
-        for charge in (
-            *charges,
-            *(charge for each in findings.trunk for charge in charges_of(each.entry)),
-        )
+        for charge in (*charges, *(charge for entry in kept for charge in charges_of(entry)))
     }
+    for charge in taken_back:
+        exchange = (charge.campaign_digest, charge.round)
+        if exchange in trained - known:
+            known.add(exchange)
+            charges.append(charge)
     for charge in (*findings.owed.committed, *(findings.owed.plans if has_lost else ())):
         if (charge.campaign_digest, charge.round) not in known:
             known.add((charge.campaign_digest, charge.round))

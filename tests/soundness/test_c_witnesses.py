@@ -6,14 +6,18 @@ from datetime import timedelta
 import pytest
 
 from fl_core.artifacts import keys
-from fl_core.artifacts.documents import to_bytes
+from fl_core.artifacts.documents import document_sha256, to_bytes
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.campaign.guarantees import SITE
 from fl_core.errors import LedgerCorrupt, WitnessUnavailable
 from fl_core.privacy.budget import spend
 from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.witness import WitnessedStore
+from fl_core.rounds.plan import open_round
+from fl_core.rounds.site_charge import reserve_round
+from fl_core.rounds.site_witness import void_idle_reserves, witness_ledgers
 from fl_core.updates.signing import generate_key, sign
-from tests.snapshots import AwayStore, copy_of, recover, restored, take_part
+from tests.snapshots import AwayStore, close, copy_of, recover, restored, take_part
 from tests.worlds import NOW, campaign_of, open_site, world_of
 
 LOCAL = {
@@ -189,6 +193,37 @@ def test_rule_14_two_branches_that_both_trained_are_both_charged():
     # Three draws left before, one after: round 1 twice, round 2, round 3.
     assert world.works["a"].trainings == 4
     assert spend(site.policy, site.ledger.events()).epsilon == true_epsilon(world, 4)
+
+
+def test_rule_14_charge_taken_back_on_one_branch_and_trained_for_on_the_other_is_charged():
+    world = world_of(campaign_of())
+    disk, bucket = AwayStore(), AwayStore()
+    disk.is_away = bucket.is_away = False
+    witnesses = tuple(
+        WitnessedStore(name, store, is_own=True)
+        for name, store in (("disk", disk), ("bucket", bucket))
+    )
+    whole = world.sites["a"] = replace(world.sites["a"], witnesses=witnesses)
+    plan = open_round(world.assembly, world.store, round_number=1, now=NOW)
+    reserve_round(whole, world.assembly, plan, plan_sha256=document_sha256(plan))
+    witness_ledgers(whole)
+    ledger, outbox = copy_of(world.ledgers["a"]), copy_of(world.outboxes["a"])
+    world.works["a"].on_train = lambda: setattr(bucket, "is_away", True)
+    take_part(world, whole, 1)
+    close(world, 1)
+    # Set back to before the training; only the witness that missed its commit is reachable.
+    bucket.is_away, disk.is_away = False, True
+    site = restored(world, ledger, outbox)
+    assert void_idle_reserves(site, world.assembly, world.store) == 1
+    witness_ledgers(site)
+    assert site.ledger.events() == []
+    disk.is_away = False
+
+    site, store = recover(world, ledger, outbox)
+    again, _ = recover(world, store, outbox)
+
+    assert spend(site.policy, site.ledger.events()).epsilon == true_epsilon(world, 1)
+    assert again.ledger.entries() == site.ledger.entries()
 
 
 def test_rule_14_committed_exchange_without_its_charge_is_charged():
