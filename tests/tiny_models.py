@@ -17,11 +17,13 @@ from transformers import (
 
 from fl_core.adapters.pair import LoraState
 from fl_core.adapters.peft_layout import initial_state
-from fl_core.campaign.specs import AdapterSpec, TaskSpec
+from fl_core.campaign.specs import AdapterSpec, TaskSpec, TrainingSpec
 from fl_core.data.prompts import IGNORED, EncodedRows
 from fl_core.models.loading import LoadedBase, adapter_layout
 from fl_core.models.peft_state import AdaptedModel, attach
 from fl_core.privacy.mechanism import NoisePlan
+from fl_core.privacy.randomness import NoiseStream
+from fl_core.training.local_training import LocalSetting, train_round
 from fl_core.updates.records import GaussianEvent, PoissonEvent, SelfComposedEvent
 
 VOCABULARY = 50
@@ -126,3 +128,17 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+
+
+def train_locally(  # noqa: PLR0913  campaign numbers beside what the site adds, by name
+    model: AdaptedModel,
+    rows: EncodedRows,
+    *,
+    training: TrainingSpec,
+    divisor: float,
+    noise: NoisePlan | None,
+    stream: NoiseStream,
+) -> dict[str, Any]:
+    """Train the model in place on rows that are units of their own; return its delta."""
+    setting = LocalSetting(training, divisor, noise)
+    return train_round(model, rows, setting=setting, stream=stream).delta

@@ -108,20 +108,6 @@ def train_round(
     return LocalRound(delta, steps)
 
 
-def train_locally(  # noqa: PLR0913  campaign numbers beside what the site adds, by name
-    model: AdaptedModel,
-    rows: EncodedRows,
-    *,
-    training: TrainingSpec,
-    divisor: float,
-    noise: NoisePlan | None,
-    stream: NoiseStream,
-) -> dict[str, Array]:
-    """Train the model in place on rows that are units of their own; see ``train_round``."""
-    setting = LocalSetting(training, divisor, noise)
-    return train_round(model, rows, setting=setting, stream=stream).delta
-
-
 def verify_reload(  # noqa: PLR0913  frozen contents beside what is checked against them
     model: AdaptedModel,
     files: Mapping[str, bytes],

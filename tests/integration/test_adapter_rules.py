@@ -19,6 +19,7 @@ from tiny_models import (
     random_state,
     tiny_base,
     tiny_rows,
+    train_locally,
     word_tokenizer,
 )
 from worlds import PASSED, campaign_of
@@ -38,7 +39,6 @@ from fl_core.privacy.randomness import SeededStream
 from fl_core.rounds.adapters import read_state
 from fl_core.rounds.documents import Outcome
 from fl_core.simulation import Setting, SimulatedSite, simulate
-from fl_core.training.local_training import train_locally
 from fl_core.updates.payload import PayloadLimits, decode_tensors
 
 torch.set_num_threads(1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tiny_models import noise_plan
+from tiny_models import noise_plan, train_locally
 
 from fl_core.adapters.peft_layout import initial_state, to_files
 from fl_core.campaign.specs import AdapterSpec, TaskSpec, TrainingSpec
@@ -15,7 +15,7 @@ from fl_core.evaluation.evaluate import evaluate
 from fl_core.models.loading import LoadedBase, adapter_layout, load_base, resolve_base
 from fl_core.models.peft_state import attach, load_state, read_state
 from fl_core.privacy.randomness import SeededStream
-from fl_core.training.local_training import train_locally, verify_reload
+from fl_core.training.local_training import verify_reload
 
 torch.set_num_threads(1)
 TASK = TaskSpec(kind="causal_lm", text="prompt", target="answer", max_tokens=64)

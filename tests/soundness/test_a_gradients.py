@@ -17,6 +17,7 @@ from tiny_models import (
     tiny_base,
     tiny_model,
     tiny_rows,
+    train_locally,
 )
 
 from fl_core.adapters.pair import LORA_A, LORA_B
@@ -30,7 +31,6 @@ from fl_core.models.peft_state import AdaptedModel, attach, read_state
 from fl_core.privacy.randomness import SeededStream
 from fl_core.training.batches import alone, columns_of, micro_batches
 from fl_core.training.capture import Capture
-from fl_core.training.local_training import train_locally
 from fl_core.training.private_training import clip_units, clipped_sum, summed_units, unit_gradients
 from fl_core.training.trainee import trainee_of
 

@@ -15,6 +15,7 @@ from tiny_models import (
     tiny_base,
     tiny_model,
     tiny_rows,
+    train_locally,
 )
 
 from fl_core.adapters.peft_layout import initial_state, to_files
@@ -26,7 +27,7 @@ from fl_core.models.losses import row_losses
 from fl_core.models.peft_state import attach, read_state
 from fl_core.privacy.randomness import SeededStream
 from fl_core.training.batches import columns_of, micro_batches, poisson_batch, shuffled_batches
-from fl_core.training.local_training import train_locally, verify_reload
+from fl_core.training.local_training import verify_reload
 
 torch.set_num_threads(1)
 TASKS = pytest.mark.parametrize("task", [CLASSES, ANSWERS], ids=["classes", "answers"])
