@@ -19,7 +19,7 @@ from fl_core.campaign.guarantees import ROW, RecordDp
 from fl_core.data.rows import Rows, rows_of, take_rows
 from fl_core.errors import CampaignError, DataGateFailed
 from fl_core.privacy.audit_documents import AuditReport
-from fl_core.privacy.audits import keep_audit, read_audits, write_audit
+from fl_core.privacy.audits import keep_audit, write_audit
 from fl_core.privacy.forecast import epsilon_after, with_noise
 from tasks.locking import Shelves
 from tasks.site_config import SiteHome, read_site_config
@@ -160,11 +160,6 @@ def publish_audit(
 
         run_id = log_audit(report, number=number, tracking_uri=tracking_uri)
     return {"number": number, "mlflow_run_id": run_id}
-
-
-def site_audits(home: SiteHome, campaign_id: str) -> list[tuple[int, AuditReport]]:
-    """Return the reports on a site's own rows that its folder holds."""
-    return read_audits(home.store("audits"), campaign_id)
 
 
 def require_same_campaign(written: Campaign, frozen: Campaign) -> Campaign:
