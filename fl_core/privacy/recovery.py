@@ -19,8 +19,8 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.documents import from_bytes, sha256_hex, to_bytes
 from fl_core.artifacts.store import ObjectStore
 from fl_core.errors import LedgerCorrupt, ObjectCorrupt, StoreError, WitnessUnavailable
-from fl_core.privacy.ledger_documents import LedgerEntry, LostCharge, LostRange
-from fl_core.privacy.witness import MAX_ENTRY_BYTES, WitnessedStore, held_sequences
+from fl_core.privacy.ledger_documents import MAX_ENTRY_BYTES, LedgerEntry, LostCharge, LostRange
+from fl_core.privacy.witness import WitnessedStore, held_sequences
 from fl_core.updates.signing import SigningKey, public_hex, sign, verify_signature
 
 # How far past the last known entry a recovery goes when witnesses are away: what they may still
