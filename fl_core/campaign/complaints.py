@@ -6,6 +6,10 @@ the same everywhere: field, value, remedy.
 """
 
 import difflib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -22,14 +26,74 @@ def complaint_of(error: ValidationError, model: type[BaseModel], *, whole: str) 
         model: The type that was expected; its fields are what a misspelt key is compared with.
         whole: What to call the file where no single field is wrong, such as ``campaign``.
     """
+    found = [(detail, _field(detail["loc"], model)) for detail in error.errors()]
     # A misspelt key is also a missing one; the misspelling is what helps.
-    details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
-    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    return f"{_complaint(details[0], model, whole=whole)}{more}"
+    found = sorted(_meant(found), key=lambda pair: pair[0]["type"] != "extra_forbidden")
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    detail, field = found[0]
+    return f"{_complaint(detail, field.parts, model=model, whole=whole)}{more}"
 
 
-def _complaint(detail: ErrorDetails, model: type[BaseModel], *, whole: str) -> str:
-    parts = [str(part) for part in detail["loc"]]
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """Where an error is: the keys as the file has them.
+
+    Attributes:
+        parts: Keys from the outside in, without the names of types that pydantic puts between.
+        choice: How many keys lead to the field that may be of several types; None without one.
+    """
+
+    parts: tuple[str, ...]
+    choice: int | None = None
+
+
+def _field(loc: tuple[int | str, ...], model: type[BaseModel]) -> _Field:
+    parts: list[str] = []
+    choice: int | None = None
+    annotation: object = model
+    for part in loc:
+        branches = _branches(annotation)
+        if len(branches) > 1 and choice != len(parts):
+            # Between a field of several types and what is wrong stands the type that was tried.
+            choice = len(parts)
+            annotation = next((b for b in branches if _name(b) == part), None)
+            continue
+        owner = _model_of(annotation)
+        known = owner.model_fields.get(str(part)) if owner is not None else None
+        annotation = None if known is None else known.annotation
+        parts.append(str(part))
+    return _Field(tuple(parts), choice)
+
+
+def _meant(found: list[tuple[ErrorDetails, _Field]]) -> list[tuple[ErrorDetails, _Field]]:
+    """Leave out complaints of types that a person did not write, where another fits better."""
+    kept = [pair for pair in found if not _is_other_type(*pair)]
+    told = {field.parts[: field.choice] for _, field in kept if field.choice is not None}
+    for pair in found:
+        choice = pair[1].parts[: pair[1].choice]
+        if _is_other_type(*pair) and choice not in told:
+            kept.append(pair)
+            told.add(choice)
+    return kept
+
+
+def _is_other_type(detail: ErrorDetails, field: _Field) -> bool:
+    return field.choice == len(field.parts) and detail["type"].endswith("_type")
+
+
+def _branches(annotation: object) -> list[object]:
+    if typing.get_origin(annotation) not in (typing.Union, types.UnionType):
+        return []
+    return [b for b in typing.get_args(annotation) if b is not type(None)]
+
+
+def _name(branch: object) -> str:
+    return getattr(branch, "__name__", "")
+
+
+def _complaint(
+    detail: ErrorDetails, parts: Sequence[str], *, model: type[BaseModel], whole: str
+) -> str:
     field = ".".join(parts) or whole
     if detail["type"] == "extra_forbidden":
         return f"unknown key {field!r}{_suggestion(parts, model)}"
@@ -41,7 +105,7 @@ def _complaint(detail: ErrorDetails, model: type[BaseModel], *, whole: str) -> s
     return f"{field}{value}: {message[:1].lower()}{message[1:]}"
 
 
-def _suggestion(parts: list[str], model: type[BaseModel]) -> str:
+def _suggestion(parts: Sequence[str], model: type[BaseModel]) -> str:
     owner = _owner(parts, model)
     if owner is None:
         return ""
@@ -50,14 +114,14 @@ def _suggestion(parts: list[str], model: type[BaseModel]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known keys are {known}"
 
 
-def _example(parts: list[str], model: type[BaseModel]) -> str:
+def _example(parts: Sequence[str], model: type[BaseModel]) -> str:
     """What the field's own description says to write, where it has one."""
     owner = _owner(parts, model)
     field = None if owner is None else owner.model_fields.get(parts[-1])
     return f": {field.description}" if field is not None and field.description else ""
 
 
-def _owner(parts: list[str], model: type[BaseModel]) -> type[BaseModel] | None:
+def _owner(parts: Sequence[str], model: type[BaseModel]) -> type[BaseModel] | None:
     owner = model
     for part in parts[:-1]:
         annotation = owner.model_fields[part].annotation if part in owner.model_fields else None

@@ -17,6 +17,7 @@ from fl_core.privacy.calibration import (
     calibrate_noise_multiplier,
     gaussian_epsilon,
 )
+from fl_core.privacy.clipping import adaptive_clip_noise
 from fl_core.privacy.events import added_up, dpsgd_event, merged
 from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.updates.records import EventRecord, NonPrivateEvent, SelfComposedEvent
@@ -200,7 +201,17 @@ def with_noise(campaign: Campaign) -> Campaign:
     }
     noised = campaign.model_copy(update={"privacy": campaign.privacy.model_copy(update=stated)})
     require_campaign_budget(noised)
+    _require_count_fits(noised.privacy.record)
     return noised
+
+
+def _require_count_fits(record: RecordDp | None) -> None:
+    """Refuse a count of a moving clip norm that would cost more than the whole step."""
+    if record is not None and record.adaptive_clip is not None:
+        adaptive_clip_noise(
+            noise_multiplier_total=record.noise_multiplier or 0.0,
+            clipped_count_stddev=record.adaptive_clip.count_stddev,
+        )
 
 
 def _require_client_budget(campaign: Campaign, client: ClientDp) -> None:

@@ -20,6 +20,7 @@ class Outer(BaseModel):
     inner: Inner
     site: Annotated[str, Field(description="write a name")]
     other: Inner | None = None
+    bound: Annotated[float, Field(gt=0)] | Inner = 1.0
 
 
 def complaint(plain):
@@ -45,9 +46,36 @@ def complaint(plain):
         ),
         ({"inner": {"steps": 1}}, "site is missing and has no default: write a name"),
         ({"site": "north"}, "inner is missing and has no default"),
+        (
+            {"inner": {"steps": 1}, "site": "north", "bound": -1},
+            "bound is -1: input should be greater than 0",
+        ),
+        (
+            {"inner": {"steps": 1}, "site": "north", "bound": {"step": 1, "steps": 2}},
+            "unknown key 'bound.step'; did you mean 'steps'?",
+        ),
+        (
+            {"inner": {"steps": 1}, "site": "north", "bound": {}},
+            "bound.steps is missing and has no default",
+        ),
+        (
+            {"inner": {"steps": 1}, "site": "north", "bound": [1]},
+            "bound: input should be a valid number",
+        ),
         ([], "file: input should be a valid dictionary or instance of Outer"),
     ],
-    ids=["value", "misspelt", "unknown", "missing", "missing without words", "whole"],
+    ids=[
+        "value",
+        "misspelt",
+        "unknown",
+        "missing",
+        "missing without words",
+        "a number of two types",
+        "misspelt in one of two types",
+        "missing in one of two types",
+        "neither of two types",
+        "whole",
+    ],
 )
 def test_complaint_names_field_value_and_remedy(plain, expected):
     assert complaint(plain) == expected

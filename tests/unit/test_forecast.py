@@ -12,6 +12,7 @@ from fl_core.privacy.forecast import (
     require_campaign_budget,
     rounds_left,
     schedule,
+    with_noise,
 )
 from fl_core.privacy.policy import verdict
 from fl_core.updates.records import NonPrivateEvent
@@ -115,3 +116,10 @@ def test_rounds_left_are_those_that_the_deciding_grid_allows():
 
     assert fine < coarse
     assert rounds_left(limits, [], ROUND) == 6
+
+
+def test_count_that_would_cost_more_than_its_step_is_refused_when_a_campaign_is_checked():
+    moving = {"count_stddev": 0.4}  # Half of noise 0.8: the count alone would use all of it.
+
+    with pytest.raises(IncompatibleParts, match=r"count_stddev 0\.4 is too small"):
+        with_noise(campaign_of(privacy=record_of(adaptive_clip=moving)))
