@@ -21,7 +21,8 @@ from fl_core.cohorts.selection import SELECTIONS, Selection
 from fl_core.errors import IncompatibleParts
 from fl_core.privacy.forecast import require_campaign_budget
 from fl_core.privacy.mechanism import MECHANISMS, NoisePlan, NoiseSetting
-from fl_core.updates.records import EventRecord, GaussianEvent
+from fl_core.privacy.round_events import row_event_of_local
+from fl_core.updates.records import EventRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +68,13 @@ class Assembly:
     def row_event(self) -> EventRecord | None:
         """What one round costs one unit of a site's rows; None where nothing is promised to it.
 
-        Noise on the whole update protects a unit too: it can turn one clipped update into any
-        other, which are 2 C apart, so it is charged at half the multiplier. Noise that the
+        Noise on the whole update protects a unit too, at half the multiplier. Noise that the
         coordinator adds protects nothing against the coordinator.
         """
         if self.noise is not None:
             return self.noise.event
         if self.local_noise is not None:
-            multiplier = self.local_noise.noise_stddev / self.local_noise.clip_norm
-            return GaussianEvent(noise_multiplier=multiplier / 2)
+            return row_event_of_local(self.local_noise)
         return None
 
     @property

@@ -113,16 +113,23 @@ def _client_cost(
     )
 
 
+def row_event_of_local(plan: NoisePlan) -> GaussianEvent:
+    """Return what noise on a site's whole update costs one unit of its rows.
+
+    One unit can turn a clipped update into any other, which are two clip norms apart, not one.
+    Ledger and plan take it from here, so that they agree to the last bit.
+    """
+    return GaussianEvent(noise_multiplier=plan.noise_stddev / plan.clip_norm / 2)
+
+
 def _row_cost_of_local(client: ClientDp, plan: NoisePlan) -> RoundCost:
-    # One row may turn a clipped update around: it moves by up to two clip norms, not one.
-    multiplier = client.noise_multiplier or 0.0
     return RoundCost(
         level="record",
         charged_by="site",
         unit=None,
-        event=GaussianEvent(noise_multiplier=multiplier / 2),
+        event=row_event_of_local(plan),
         plan=plan,
-        multiplier=multiplier,
+        multiplier=client.noise_multiplier or 0.0,
         epsilon_limit=None,
         delta=client.delta,
     )

@@ -18,6 +18,7 @@ from fl_core.privacy.forecast import (
     require_campaign_budget,
     with_noise,
 )
+from fl_core.privacy.round_events import round_costs
 from tests.worlds import NO_PRIVACY, campaign_of
 
 RECORD = campaign_of().privacy.record.model_dump()
@@ -203,3 +204,16 @@ def test_no_client_level_without_the_promise():
 def test_campaign_with_open_client_noise_is_not_locked():
     with pytest.raises(CampaignError, match=r"privacy\.client\.noise_multiplier open"):
         assemble(client_campaign())
+
+
+@pytest.mark.parametrize(("multiplier", "clip_norm"), [(1.0, 1.0), (2.76, 0.1), (2.82, 0.1)])
+def test_ledger_and_plan_charge_rows_under_local_noise_the_same(multiplier, clip_norm):
+    # 2.76 x 0.1 / 0.1 is not 2.76 in floating point; a plan with another event than the ledger's
+    # would find that the site states fewer charges than its own round.
+    noise = {"noise_multiplier": multiplier, "clip_norm": clip_norm, "epsilon": 50.0}
+    campaign = client_campaign(LOCAL | noise)
+
+    planned = {cost.level: cost.event for cost in round_costs(campaign)}
+
+    assembly = assemble(campaign)
+    assert planned == {"record": assembly.row_event, "client": assembly.site_event}
