@@ -269,11 +269,13 @@ def _site(request: Request, campaign: Campaign) -> str:
 def _most(campaign: Campaign) -> int:
     """Return half of the weights that the smaller kind of round trains."""
     from fl_core.adapters.peft_layout import tensor_shapes
+    from fl_core.adapters.rules import kinds_of_rounds
 
     sizes = [
         sum(int(np.prod(shape)) for shape in shapes.values() if len(shape) > 1)
         for shapes in (
-            tensor_shapes(campaign.adapter, campaign.task, round_number=number) for number in (1, 2)
+            tensor_shapes(campaign.adapter, campaign.task, round_number=number)
+            for number in kinds_of_rounds(campaign.adapter)
         )
     ]
     return min(sizes) // 2

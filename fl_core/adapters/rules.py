@@ -35,6 +35,11 @@ def is_trained(name: str, spec: AdapterSpec, *, round_number: int) -> bool:
             return False
 
 
+def kinds_of_rounds(spec: AdapterSpec) -> tuple[int, ...]:
+    """Return the first round of every kind: what one trains, all later ones of its kind train."""
+    return (1, 2) if spec.rule == "rolora" else (1,)
+
+
 def require_rule_fits(spec: AdapterSpec, task: TaskSpec) -> None:
     """Refuse a rule that leaves nothing to train.
 

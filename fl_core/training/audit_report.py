@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Literal
 
-from fl_core.adapters.rules import is_trained
+from fl_core.adapters.rules import kinds_of_rounds
 from fl_core.models.peft_state import open_for_round
 from fl_core.privacy.audit_documents import AuditReport, WhiteBoxCheck
 from fl_core.training.auditing import (
@@ -94,17 +94,15 @@ def audit(
 
 
 def _checks(setting: Setting) -> tuple[WhiteBoxCheck, ...]:
-    """Check what the first round trains, and the second where that is something else."""
-    found = list(_checks_of_round(setting, 1))
-    spec, names = setting.campaign.adapter, setting.model.adapter_parameters()
-    if any(
-        is_trained(n, spec, round_number=1) != is_trained(n, spec, round_number=2) for n in names
-    ):
+    """Check what every kind of round trains; of rounds of two kinds the second are even."""
+    first, *others = kinds_of_rounds(setting.campaign.adapter)
+    found = list(_checks_of_round(setting, first))
+    for number in others:
         found += [
             check.model_copy(update={"check": f"{check.check}_in_even_rounds"})
-            for check in _checks_of_round(setting, 2)
+            for check in _checks_of_round(setting, number)
         ]
-    open_for_round(setting.model, 1)
+    open_for_round(setting.model, first)
     return tuple(found)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from fl_core.adapters.pair import LoraState
 from fl_core.adapters.peft_layout import initial_state
+from fl_core.adapters.rules import kinds_of_rounds
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.specs import TaskSpec
 from fl_core.data.prompts import EncodedRows
@@ -37,8 +38,7 @@ def require_clippable(base: LoadedBase, campaign: Campaign) -> None:
     spec, task = campaign.adapter, campaign.task
     model = attach(base, spec, task, _stirred(initial_state(spec, task)))
     probe = probe_columns(_no_rows(task))
-    # RoLoRA trains other tensors in even rounds.
-    for round_number in (1, 2) if spec.rule == "rolora" else (1,):
+    for round_number in kinds_of_rounds(spec):
         open_for_round(model, round_number)
         require_private(trainee_of(model), probe)
 

@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_adapter_rules import word_tokenizer
-from tiny_models import CLASSES, locked_spec, tiny_base, tiny_rows
+from tiny_models import CLASSES, locked_spec, tiny_base, tiny_rows, word_tokenizer
 from worlds import PASSED, campaign_of
 
 from fl_core.artifacts import keys

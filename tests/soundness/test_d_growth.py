@@ -12,14 +12,13 @@ import re
 import numpy as np
 import pytest
 import torch
-from tiny_models import CLASSES, locked_spec, take, tiny_base, tiny_rows
+from tiny_models import CLASSES, locked_spec, take, tiny_base, tiny_rows, word_tokenizer
 from worlds import PASSED, campaign_of
 
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.assembly import assemble
 from fl_core.rounds import site_update
 from fl_core.simulation import Setting, SimulatedSite, simulate
-from tests.integration.test_adapter_rules import word_tokenizer
 
 torch.set_num_threads(1)
 SITES = ("a", "b")

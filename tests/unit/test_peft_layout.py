@@ -19,6 +19,7 @@ from fl_core.adapters.peft_layout import (
     tensor_shapes,
     to_files,
 )
+from fl_core.adapters.rules import kinds_of_rounds
 from fl_core.campaign.specs import AdapterSpec, TaskSpec
 from fl_core.errors import AdapterMismatch, CampaignError
 from fl_core.models.peft_state import attach
@@ -60,6 +61,18 @@ def test_adapter_that_is_not_locked_has_no_shapes():
 
 
 # One row of A of width d under U(-b, b) has expected squared length d * b^2 / 3.
+@pytest.mark.parametrize("rule", ["lora", "ffa_lora", "rolora", "head"])
+def test_every_round_trains_what_the_first_of_its_kind_trains(rule):
+    spec = SPEC.model_copy(update={"rule": rule})
+
+    kinds = [tensor_shapes(spec, CLASSES, round_number=number) for number in kinds_of_rounds(spec)]
+    rounds = [tensor_shapes(spec, CLASSES, round_number=number) for number in range(1, 7)]
+
+    assert all(trained in kinds for trained in rounds)
+    assert kinds == rounds[: len(kinds)]
+    assert len({tuple(trained) for trained in kinds}) == len(kinds)
+
+
 @pytest.mark.parametrize(("rule", "squared_length"), [("lora", 1 / 3), ("ffa_lora", 1.0)])
 def test_first_adapter_changes_nothing_and_has_a_public_a(rule, squared_length):
     spec = AdapterSpec(rule=rule, rank=64, targets=("q",), modules={"q": (8, 512)}, head_inputs=6)
