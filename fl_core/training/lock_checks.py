@@ -4,6 +4,8 @@ Every site asks the same of its copy at the start of every round and would decli
 campaign is locked, the answer reaches the person who chose the model.
 """
 
+import math
+
 import numpy as np
 
 from fl_core.adapters.pair import LoraState
@@ -17,6 +19,7 @@ from fl_core.models.peft_state import attach, open_for_round
 from fl_core.training.local_training import probe_columns
 from fl_core.training.model_checks import require_private
 from fl_core.training.trainee import trainee_of
+from fl_core.updates.update import Array
 
 # Away from the start, where B and head are zero and most gradients vanish; small, so that no
 # activation overflows.
@@ -44,13 +47,15 @@ def require_clippable(base: LoadedBase, campaign: Campaign) -> None:
 
 
 def _stirred(state: LoraState) -> LoraState:
-    rng = np.random.default_rng(0)
     return state.replaced(
-        {
-            name: (tensor + rng.normal(0.0, _STIR, tensor.shape)).astype(np.float32)
-            for name, tensor in state.tensors().items()
-        }
+        {name: tensor + _waves(tensor.shape) for name, tensor in state.tensors().items()}
     )
+
+
+def _waves(shape: tuple[int, ...]) -> Array:
+    # The phase grows with the square, so that no row of a matrix is a multiple of another one.
+    phases = 0.7 * np.arange(math.prod(shape), dtype=np.float64) ** 2
+    return (_STIR * np.cos(phases)).reshape(shape).astype(np.float32)
 
 
 def _no_rows(task: TaskSpec) -> EncodedRows:
