@@ -192,9 +192,7 @@ def _steps(events: Sequence[EventRecord], accountant: Accountant, adjacency: Adj
     steps = tuple(merged(events))
     for base, count in steps:
         if count > _MOST_STEPS:
-            raise PrivacyError(
-                f"{count} equal steps are more than {_MOST_STEPS:g}; check the event"
-            )
+            raise PrivacyError(f"more than {_MOST_STEPS:g} equal steps; check the event")
         _require_accountable(base, accountant, adjacency)
     if adjacency == "add_remove":
         return steps

@@ -202,7 +202,8 @@ def _require_checkable(spending: Spending, policy: SitePolicy) -> None:
     series = policy.series
     longest = max(sum(count for _, count in steps), 0 if series is None else series.max_steps)
     if series is not None and longest > _MOST_STEPS:
-        raise PrivacyError(f"states {longest} steps, at most {_MOST_STEPS} are checked")
+        # Not how many: Python writes out no whole number of more than 4,300 digits.
+        raise PrivacyError(f"states too many steps, at most {_MOST_STEPS} are checked")
     if len(steps) * policy.terms.rdp_order > _MOST_KINDS_BY_ORDER:
         raise PrivacyError(
             f"states {len(steps)} kinds of steps at order {policy.terms.rdp_order:g}, "

@@ -21,6 +21,10 @@ def steps(count):
     return SelfComposedEvent(event=step, count=count)
 
 
+# Each count is a number that JSON carries; their product has more digits than Python writes out.
+VAST = SelfComposedEvent(event=SelfComposedEvent(event=steps(1), count=10**4000), count=10**4000)
+SHORT = Series(noise_multiplier=0.8, sampling_rate=0.1, max_steps=48)
+
 # A minute of work for whoever reads it: a billion steps, a thousand kinds at a large order.
 LONG = Series(noise_multiplier=1000.0, sampling_rate=1e-4, max_steps=10**9)
 MANY = tuple(GaussianEvent(noise_multiplier=1 + number / 1000) for number in range(1000))
@@ -99,9 +103,11 @@ def test_no_numbers_that_a_site_states_stop_the_plan(stated, event):
     [
         ({"terms": Terms(rdp_order=7.0, series=LONG)}, "at most 1000000 are checked"),
         ({"events": (LONG.event(10**8),), "terms": Terms(rdp_order=7.0, series=LONG)}, "steps"),
+        ({"events": (VAST,), "terms": Terms(rdp_order=7.0, series=SHORT)}, "too many steps"),
+        ({"events": (VAST,), "terms": Terms(rdp_order=7.0)}, "more than 1e+15"),
         ({"events": MANY, "terms": Terms(rdp_order=1000.5)}, "too many to check"),
     ],
-    ids=["series", "steps", "kinds"],
+    ids=["series", "steps", "vast in a series", "vast", "kinds"],
 )
 def test_what_would_take_minutes_to_check_is_not_believed(stated, changes, said):
     lie = stated.model_copy(update=changes)
