@@ -194,7 +194,7 @@ def _audit(  # noqa: PLR0913  what is asked, and what it was resolved to
     from fl_core.models.peft_state import attach
     from fl_core.privacy.randomness import SecureStream
     from fl_core.training.audit_report import Source, audit
-    from fl_core.training.auditing import Claim, Setting, canaries_for
+    from fl_core.training.audit_run import Claim, Setting, canaries_for
 
     torch.set_num_threads(request.threads)
     record = _record(campaign)

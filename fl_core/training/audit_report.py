@@ -9,7 +9,7 @@ from typing import Literal
 from fl_core.adapters.rules import kinds_of_rounds
 from fl_core.models.peft_state import open_for_round
 from fl_core.privacy.audit_documents import AuditReport, WhiteBoxCheck
-from fl_core.training.auditing import (
+from fl_core.training.audit_run import (
     Claim,
     Setting,
     audit_canaries,

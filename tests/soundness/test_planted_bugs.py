@@ -27,7 +27,7 @@ from fl_core.privacy.dpsgd import DpSgd
 from fl_core.privacy.forecast import epsilon_after
 from fl_core.privacy.mechanism import NoiseSetting
 from fl_core.privacy.randomness import SecureStream
-from fl_core.training.auditing import Claim, Setting, audit_canaries, run_audit
+from fl_core.training.audit_run import Claim, Setting, audit_canaries, run_audit
 from fl_core.training.batches import columns_of
 from fl_core.training.local_training import probe_columns
 from fl_core.training.trainee import Trainee, trainee_of

@@ -15,7 +15,7 @@ from fl_core.privacy.audit_documents import AuditReport
 from fl_core.privacy.forecast import epsilon_after
 from fl_core.privacy.randomness import SecureStream, SeededStream
 from fl_core.training.audit_report import SEEDED, Source, audit
-from fl_core.training.auditing import Claim, Setting
+from fl_core.training.audit_run import Claim, Setting
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,7 @@ from fl_core.campaign.guarantees import GroupBounds
 from fl_core.errors import TrainingError
 from fl_core.privacy.audit_documents import CanaryAudit
 from fl_core.privacy.randomness import SecureStream, SeededStream
-from fl_core.training.auditing import (
+from fl_core.training.audit_run import (
     Claim,
     audit_canaries,
     canaries_for,
