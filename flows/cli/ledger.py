@@ -41,7 +41,7 @@ def ledger(  # noqa: PLR0913  one parameter per option of the command
     """
     if context.invoked_subcommand is not None:
         return
-    from flows.cli.ledgers import ledger_documents, ledger_table, site_homes
+    from flows.cli.ledger_views import ledger_documents, ledger_table, site_homes
 
     documents = [
         document
@@ -82,7 +82,7 @@ def ledger_recover(
     """
     from dataclasses import asdict
 
-    from flows.cli.ledgers import site_homes
+    from flows.cli.ledger_views import site_homes
     from tasks.ledger_recovery import recover_ledgers
     from tasks.site_config import read_site_config
 

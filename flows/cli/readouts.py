@@ -29,7 +29,7 @@ def site_readout(
 
     Example: `fedloom site readout /srv/fedloom`
     """
-    from flows.cli.ledgers import site_homes
+    from flows.cli.ledger_views import site_homes
     from tasks.read_outs import read_outs
 
     documents = []

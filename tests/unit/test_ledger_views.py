@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.cli.ledgers import ledger_table
+from flows.cli.ledger_views import ledger_table
 
 DOCUMENT = {
     "site": "north",
