@@ -47,7 +47,8 @@ def rdp_epsilon_of(steps: Steps, *, delta: float, order: float) -> float:
     """Return the epsilon at ``delta`` of the steps' divergences at one order, added up."""
     from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon  # noqa: PLC0415  slow
 
-    divergence = math.fsum(count * _divergence(base, order) for base, count in steps)
+    # Rounding makes tiny divergences negative, and a charge would then give budget back.
+    divergence = math.fsum(count * max(0.0, _divergence(base, order)) for base, count in steps)
     return float(compute_epsilon([order], [divergence], delta)[0])
 
 

@@ -389,6 +389,17 @@ def test_count_beyond_all_training_is_refused_before_it_overflows():
             epsilon([event], delta=DELTA, accountant=accountant)
 
 
+def test_no_charge_gives_budget_back_under_rdp_at_one_order():
+    # dp_accounting 0.6.0 answers -1.05e-16 for the divergence of one such step at order 64.
+    faint = PoissonEvent(sampling_rate=0.1, event=GaussianEvent(noise_multiplier=1e9))
+    many = SelfComposedEvent(event=faint, count=10**14)
+    real = GaussianEvent(noise_multiplier=1.0)
+
+    alone = rdp_epsilon_at_order([real], delta=DELTA, order=64.0)
+
+    assert rdp_epsilon_at_order([real, many], delta=DELTA, order=64.0) >= alone
+
+
 @pytest.mark.parametrize("accountant", ["pld", "rdp", "gdp"])
 def test_a_million_steps_are_answered_without_a_loop_over_them(accountant):
     rate = 1.0 if accountant == "gdp" else 1e-4
