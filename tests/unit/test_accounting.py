@@ -3,9 +3,8 @@
 import math
 
 import pytest
-from pydantic import ValidationError
 
-from fl_core.errors import IncompatibleParts, PrivacyError
+from fl_core.errors import PrivacyError
 from fl_core.privacy.accounting import (
     both_epsilons,
     delta_of,
@@ -13,14 +12,11 @@ from fl_core.privacy.accounting import (
     rdp_epsilon_at_order,
     tuning_epsilon,
 )
-from fl_core.privacy.calibration import SMALLEST_MULTIPLIER, calibrate_noise_multiplier
 from fl_core.privacy.events import (
     dpsgd_event,
     gaussian_event,
     merged,
     repeated,
-    sampling_rate_of,
-    to_dp_event,
     without_replacement_event,
 )
 from fl_core.privacy.gaussian_curve import gaussian_epsilon
@@ -30,7 +26,6 @@ from fl_core.updates.records import (
     NonPrivateEvent,
     PoissonEvent,
     SelfComposedEvent,
-    WithoutReplacementEvent,
 )
 
 DELTA = 1e-5
@@ -161,74 +156,6 @@ def test_negative_epsilon_is_refused(target):
         delta_of([steps(1)], epsilon=target)
 
 
-@pytest.mark.parametrize(
-    ("numbers", "named"),
-    [
-        ({"noise_multiplier": math.inf}, "noise_multiplier"),
-        ({"noise_multiplier": math.nan}, "noise_multiplier"),
-        ({"sampling_rate": math.nan}, "sampling_rate"),
-        ({"steps": 1.5}, "steps"),
-        ({"steps": True}, "steps"),
-    ],
-)
-def test_event_with_an_impossible_number_is_refused_by_name(numbers, named):
-    possible = {"noise_multiplier": 1.0, "sampling_rate": 0.1, "steps": 1}
-
-    with pytest.raises(PrivacyError, match=named):
-        dpsgd_event(**(possible | numbers))
-
-
-def test_every_kind_of_event_is_translated():
-    import dp_accounting as dp
-
-    step = PoissonEvent(sampling_rate=0.1, event=GaussianEvent(noise_multiplier=2.0))
-    draw = WithoutReplacementEvent(
-        sample_size=5, population=50, event=GaussianEvent(noise_multiplier=3.0)
-    )
-    repeats = SelfComposedEvent(event=step, count=3)
-    event = ComposedEvent(events=(repeats, draw, NonPrivateEvent()))
-
-    assert to_dp_event(event) == dp.ComposedDpEvent(
-        [
-            dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(0.1, dp.GaussianDpEvent(2.0)), 3),
-            dp.SampledWithoutReplacementDpEvent(50, 5, dp.GaussianDpEvent(3.0)),
-            dp.NonPrivateDpEvent(),
-        ]
-    )
-
-
-# SOUNDNESS.md, rule 24 gives .796 for epsilon 8 at rate .1, 48 steps.
-def test_demo_noise_is_calibrated():
-    noise = calibrate_noise_multiplier(epsilon=8.0, delta=DELTA, sampling_rate=0.1, steps=48)
-
-    assert noise == pytest.approx(0.796, rel=2e-3)
-
-
-def test_calibration_stops_at_a_smallest_noise():
-    noise = calibrate_noise_multiplier(
-        epsilon=1e6, delta=DELTA, sampling_rate=0.01, steps=1, accountant="rdp"
-    )
-
-    assert noise == SMALLEST_MULTIPLIER
-
-
-def test_calibration_says_when_no_noise_is_enough():
-    with pytest.raises(IncompatibleParts, match="raise epsilon"):
-        calibrate_noise_multiplier(epsilon=1e-9, delta=1e-12, sampling_rate=1.0, steps=10**6)
-
-
-@pytest.mark.parametrize(
-    "numbers",
-    [{"epsilon": 0.0}, {"epsilon": math.inf}, {"steps": 0}, {"sampling_rate": 0.0}, {"delta": 1.0}],
-    ids=str,
-)
-def test_calibration_refuses_impossible_numbers(numbers):
-    possible = {"epsilon": 8.0, "delta": DELTA, "sampling_rate": 0.1, "steps": 48}
-
-    with pytest.raises(PrivacyError):
-        calibrate_noise_multiplier(**(possible | numbers))
-
-
 # --- Whole sites: Gaussian events without sampling.
 
 
@@ -332,47 +259,6 @@ def test_a_draw_on_a_ledger_is_refused_by_every_answer_under_add_remove():
 
 
 # --- Numbers that no training has.
-
-
-@pytest.mark.parametrize(
-    ("make", "numbers", "named"),
-    [
-        (gaussian_event, {"noise_multiplier": -1.0, "rounds": 1}, "noise_multiplier"),
-        (gaussian_event, {"noise_multiplier": True, "rounds": 1}, "noise_multiplier"),
-        (gaussian_event, {"noise_multiplier": "1", "rounds": 1}, "noise_multiplier"),
-        (gaussian_event, {"noise_multiplier": 1.0, "rounds": 1.5}, "rounds"),
-        (gaussian_event, {"noise_multiplier": 1.0, "rounds": True}, "rounds"),
-        (sampling_rate_of, {"expected": 33.0, "population": 32}, "expected"),
-        (sampling_rate_of, {"expected": math.nan, "population": 32}, "expected"),
-        (sampling_rate_of, {"expected": 0.0, "population": 0}, "population"),
-        (
-            without_replacement_event,
-            {"noise_multiplier": 1.0, "sample_size": 51, "population": 50, "rounds": 1},
-            "sample_size",
-        ),
-        (
-            without_replacement_event,
-            {"noise_multiplier": 1.0, "sample_size": 0, "population": 50, "rounds": 1},
-            "sample_size",
-        ),
-        (
-            without_replacement_event,
-            {"noise_multiplier": math.nan, "sample_size": 1, "population": 50, "rounds": 1},
-            "noise_multiplier",
-        ),
-    ],
-    ids=lambda value: getattr(value, "__name__", str(value)),
-)
-def test_events_of_impossible_numbers_are_refused_by_name(make, numbers, named):
-    with pytest.raises(PrivacyError, match=named):
-        make(**numbers)
-
-
-def test_draw_larger_than_its_population_cannot_be_read_from_a_document():
-    text = DRAW.event.model_dump() | {"sample_size": 51}
-
-    with pytest.raises(ValidationError, match="sample_size"):
-        WithoutReplacementEvent.model_validate(text)
 
 
 @pytest.mark.parametrize("grid", [0.0, -1e-4, math.nan, math.inf])
