@@ -95,7 +95,7 @@ def privacy_statement(
     """
     believed, refused = _believed(campaign, budgets)
     sites = tuple(_site_spend(budget, facts) for budget in believed)
-    worst = max(sites, key=lambda s: (s.record.epsilon, s.site), default=None)
+    worst = max(sites, key=lambda s: s.record.epsilon, default=None)
     federation = None if facts.federation is None else _spent(facts.federation, SITE)
     whole = [s.client for s in sites if s.client is not None] + [federation] * bool(federation)
     holdout = campaign.evaluation.holdout

@@ -1,5 +1,6 @@
 """The privacy statement as a page for people, in Markdown, the answer first."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from fl_core.privacy.statement_documents import (
@@ -61,10 +62,27 @@ def _promised(promise: Promise) -> str:
         it = _unit(promise)
         whom = f"each {it} of each site, under {_adjacency(promise)} of one {it}"
     return (
-        f"**epsilon {promise.epsilon:.2f} at delta {promise.delta:g}** for {whom}: what can be "
-        f"learned from this campaign with that {it} could nearly as well be learned without it. "
-        f"The campaign promises at most {promise.epsilon_limit:g}."
+        f"**epsilon {promise.epsilon:.2f} at delta {promise.delta:g}** for {whom}: somebody "
+        f"who can only toss a coin on whether that {it} took part (50 %) is right in at most "
+        f"{100 * best_guess(promise.epsilon, delta=promise.delta):.2f} % of cases after seeing all "
+        f"that this covers. The campaign promises at most {promise.epsilon_limit:g}."
     )
+
+
+def best_guess(epsilon: float, *, delta: float) -> float:
+    """Return how often the best guess of whether a unit took part is right, rounded up to 1e-4.
+
+    Without the releases the guess is right half of the time. ``(e^eps + delta) / (e^eps + 1)``,
+    from the region of false alarms and misses that (epsilon, delta) allows.
+
+    Args:
+        epsilon: Of the guarantee, 0 or more.
+        delta: Beside it.
+
+    Source: Kairouz, Oh and Viswanath 2015, theorem 2.1, at equal odds.
+    """
+    shrunk = math.exp(-epsilon)
+    return math.ceil(1e4 * (1 + delta * shrunk) / (1 + shrunk)) / 1e4
 
 
 def _unit(promise: Promise) -> str:

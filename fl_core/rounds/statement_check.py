@@ -38,6 +38,7 @@ from fl_core.updates.verify import verify_manifest
 
 # One statement is made twice by the same code; only the last digits may differ between machines.
 _CLOSE = 1e-9
+_NO_CENTRAL_NOISE = "nothing to check: the coordinator adds no noise in this campaign"
 
 
 class Check(Document):
@@ -223,11 +224,15 @@ def _check_copies(run: _Run) -> None:
 
 
 def _check_federation(run: _Run) -> None:
+    if run.assembly.central_noise is None:
+        run.note = _NO_CENTRAL_NOISE
+        return
     check_federation(run.assembly, run.store, charges=run.charges)
 
 
 def _check_raw_updates(run: _Run) -> None:
     if run.assembly.central_noise is None:
+        run.note = _NO_CENTRAL_NOISE
         return
     for number, manifests in run.manifests.items():
         left = [

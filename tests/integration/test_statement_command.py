@@ -72,6 +72,7 @@ def test_statement_of_a_version_is_shown_and_holds(command, tmp_path):
     assert "epsilon 5.27 at delta 1e-05" in done.output
     assert "the statement holds" in done.output
     assert "holds: logged page" in done.output
+    assert "holds: the federation's ledger (nothing to check" in done.output
     assert "<h1>Privacy of told, version of round 2</h1>" in page.read_text()
 
 

@@ -1,5 +1,6 @@
 """Statements: what a site signs about its budget, and what a version promises."""
 
+import math
 from datetime import timedelta
 
 import pytest
@@ -18,6 +19,7 @@ from fl_core.privacy.statement import (
     to_markdown,
 )
 from fl_core.privacy.statement_documents import AuditFinding, RawUpdates
+from fl_core.privacy.statement_text import best_guess
 from fl_core.updates.records import NonPrivateEvent
 from fl_core.updates.signing import public_hex, verify_signature
 
@@ -166,6 +168,29 @@ def test_page_begins_with_the_answer_and_holds_every_number(world, budget):
     assert "Charged: 24 x (noise 0.8 at rate 0.1)." in page
     assert "Not stated up to this round: b, c." in page
     assert "## Not covered" in page
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "delta", "expected"),
+    [
+        (0.0, 0.0, 0.5),  # Nothing is learned: half of the guesses, as before.
+        (0.0, 1.0, 1.0),  # Everything may be published.
+        (math.log(3), 0.0, 0.75),  # 3 / 4 by hand; randomized response at 3 to 1.
+        (math.log(3), 0.2, 0.8),  # 3.2 / 4 by hand.
+        (800.0, 1e-5, 1.0),
+    ],
+)
+def test_best_guess_is_the_accuracy_that_epsilon_and_delta_allow(epsilon, delta, expected):
+    assert best_guess(epsilon, delta=delta) == pytest.approx(expected, abs=1.01e-4)
+
+
+def test_page_says_what_epsilon_means_for_a_guess(world, budget):
+    statement = privacy_statement(world.assembly.campaign, budgets={"a": budget}, round_number=3)
+
+    answer = to_markdown(statement).split("\n\n")[1]
+
+    # 24 steps of the demo are epsilon 6.06 at delta 1e-5: 1 / (1 + e^-6.06) = .99767.
+    assert "that row took part (50 %) is right in at most 99.77 % of cases" in answer
 
 
 def test_page_without_guarantee_says_so_first_and_why():
