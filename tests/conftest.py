@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples every time: a test that fails on one run in ten tells nobody what broke.
+settings.register_profile("fixed", derandomize=True)
+settings.load_profile("fixed")
 
 # Two cores are shared by several test processes; thread pools only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
