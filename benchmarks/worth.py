@@ -268,9 +268,6 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    # Matrix products by bfloat16 units where the processor has them: half the time, and an error
-    # far under the noise; without privacy it moved no figure by more than a repeat does.
-    torch.set_float32_matmul_precision("medium")
     runs = list(tuning_runs() if arguments.tune else planned())
     runs = [run for run in runs if arguments.set in (None, run.set)][: arguments.first]
     run_all(runs, results)
