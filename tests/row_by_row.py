@@ -1,4 +1,4 @@
-"""The definition that per-unit clipping is held against: plain autograd on one row at a time."""
+"""Per-unit clipping taken apart: the definition, one row at a time, and what the product adds."""
 
 import math
 
@@ -9,7 +9,10 @@ from torch import Tensor
 from fl_core.data.prompts import EncodedRows
 from fl_core.models.losses import row_losses
 from fl_core.models.peft_state import AdaptedModel
-from fl_core.training.batches import columns_of
+from fl_core.training.batches import MicroBatch, columns_of
+from fl_core.training.capture import Capture
+from fl_core.training.private_training import clip_units, summed_units, unit_gradients
+from fl_core.training.trainee import trainee_of
 from tests.tiny_models import take
 
 Total = dict[str, Tensor]
@@ -66,3 +69,16 @@ def largest_error(found: Total, expected: Total) -> float:
     assert found.keys() == expected.keys()
     distance = norm_of({n: found[n].double() - expected[n].double() for n in expected})
     return distance / norm_of(expected)
+
+
+def shares_of(model: AdaptedModel, micro: MicroBatch, *, bounds: float) -> Total:
+    """Return what each unit adds to the product's own sum, ``(n_units, *shape)`` by name."""
+    trainee = trainee_of(model)
+    with Capture(trainee, n_rows=micro.shape.pass_rows, n_units=micro.shape.n_units) as capture:
+        gradients = unit_gradients(trainee, micro, capture)
+    clipping = clip_units(gradients, micro.is_unit, bounds)
+    summed_units(gradients, clipping)
+    return {
+        name: clipping.factors[name].view(-1, *[1] * (gradient.dim() - 1)) * gradient
+        for name, gradient in gradients.items()
+    }

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from row_by_row import shares_of
 from tiny_models import (
     ANSWERS,
     CLASSES,
@@ -39,19 +40,6 @@ CLIP_NORM = 0.3
 TRAINING = TrainingSpec(local_steps=3, batch_size=4, learning_rate=0.5, micro_batch=4)
 
 
-def clipped(model: AdaptedModel, micro):
-    """What every unit adds to the sum, laid out unit by unit."""
-    trainee = trainee_of(model)
-    with Capture(trainee, n_rows=micro.shape.pass_rows, n_units=micro.shape.n_units) as capture:
-        gradients = unit_gradients(trainee, micro, capture)
-    clipping = clip_units(gradients, micro.is_unit, CLIP_NORM)
-    summed_units(gradients, clipping)
-    return {
-        name: clipping.factors[name].view(-1, *[1] * (gradient.dim() - 1)) * gradient
-        for name, gradient in gradients.items()
-    }
-
-
 def without(micro, position: int, dummy):
     """The same micro-batch with one row replaced by the dummy."""
     inputs = {name: column.clone() for name, column in micro.inputs.items()}
@@ -70,9 +58,9 @@ def sum_of(model: AdaptedModel, columns, batches):
 def require_others_unmoved(model: AdaptedModel, rows: EncodedRows) -> None:
     columns = columns_of(rows)
     (micro,) = micro_batches(columns, np.arange(len(rows)), len(rows))
-    everyone = clipped(model, micro)
+    everyone = shares_of(model, micro, bounds=CLIP_NORM)
     for position in range(len(rows)):
-        fewer = clipped(model, without(micro, position, columns.dummy))
+        fewer = shares_of(model, without(micro, position, columns.dummy), bounds=CLIP_NORM)
         others = [i for i in range(len(rows)) if i != position]
         for name, gradient in everyone.items():
             assert torch.equal(gradient[others], fewer[name][others]), (position, name)
@@ -236,10 +224,10 @@ def test_rule_18_a_row_computed_alone_has_the_bits_it_has_beside_others():
     model, rows = tiny_model(CLASSES), tiny_rows(CLASSES, 4)
     columns = columns_of(rows)
     (micro,) = micro_batches(columns, np.arange(4), 4)
-    together = clipped(model, micro)
+    together = shares_of(model, micro, bounds=CLIP_NORM)
 
     for position in range(4):
-        by_itself = clipped(model, alone(micro, position, columns.dummy))
+        by_itself = shares_of(model, alone(micro, position, columns.dummy), bounds=CLIP_NORM)
 
         for name, gradient in together.items():
             assert torch.equal(by_itself[name][position], gradient[position])

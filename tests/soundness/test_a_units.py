@@ -13,16 +13,14 @@ from fl_core.data.prompts import EncodedRows
 from fl_core.models.peft_state import AdaptedModel
 from fl_core.privacy.randomness import SeededStream
 from fl_core.training.batches import columns_of, micro_batches, micro_shape
-from fl_core.training.capture import Capture
 from fl_core.training.local_training import LocalSetting, train_round
 from fl_core.training.private_training import (
     clip_units,
     clipped_sum,
     summed_units,
-    unit_gradients,
 )
 from fl_core.training.trainee import trainee_of
-from tests.row_by_row import largest_error, norm_of, unit_by_unit
+from tests.row_by_row import largest_error, norm_of, shares_of, unit_by_unit
 from tests.tiny_models import ANSWERS, CLASSES, noise_plan, take, tiny_model, tiny_rows
 
 torch.set_num_threads(1)
@@ -100,7 +98,7 @@ def test_rule_01_one_unit_moves_no_bit_of_another_units_clipped_gradient(task, l
     model, rows = tiny_model(task), rows_of_units(task)
     columns = columns_of(rows, max_rows_per_unit=limit)
     (micro,) = micro_batches(columns, np.arange(5), 5 * limit)
-    everyone = shares(model, micro)
+    everyone = shares_of(model, micro, bounds=CLIP_NORM)
     for gone in range(5):
         inputs = {name: column.clone() for name, column in micro.inputs.items()}
         is_unit, weights = micro.is_unit.clone(), micro.weights.clone()
@@ -108,27 +106,15 @@ def test_rule_01_one_unit_moves_no_bit_of_another_units_clipped_gradient(task, l
         for name, column in inputs.items():
             column[places] = columns.dummy[name]
         is_unit[gone], weights[places] = False, 0.0
-        fewer = shares(
+        fewer = shares_of(
             model,
             dataclasses.replace(micro, inputs=inputs, is_unit=is_unit, weights=weights),
+            bounds=CLIP_NORM,
         )
         others = [unit for unit in range(5) if unit != gone]
         for name, share in everyone.items():
             assert torch.equal(share[others], fewer[name][others]), (gone, name)
             assert not fewer[name][gone].any()
-
-
-def shares(model: AdaptedModel, micro):
-    """What every unit adds to the sum, laid out unit by unit."""
-    trainee = trainee_of(model)
-    with Capture(trainee, n_rows=micro.shape.pass_rows, n_units=micro.shape.n_units) as capture:
-        gradients = unit_gradients(trainee, micro, capture)
-    clipping = clip_units(gradients, micro.is_unit, CLIP_NORM)
-    summed_units(gradients, clipping)
-    return {
-        name: clipping.factors[name].view(-1, *[1] * (gradient.dim() - 1)) * gradient
-        for name, gradient in gradients.items()
-    }
 
 
 @pytest.mark.parametrize(
