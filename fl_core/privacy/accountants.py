@@ -111,13 +111,33 @@ def pld_of(steps: Steps, *, grid: float) -> Any:
     return first
 
 
+def pld_points(steps: Steps, *, grid: float) -> float:
+    """Return about how many points ``pld_of`` works on, which is what it costs.
+
+    A single step's loss lies within that of a draw eight deviations out; all steps' together
+    within the spread that the grid is fitted to.
+    """
+    fitted = _fitted_grid(steps, grid)
+    noises = [base.event if isinstance(base, PoissonEvent) else base for base, _ in steps]
+    single = [
+        8 / noise.noise_multiplier + 0.5 / noise.noise_multiplier**2
+        for noise in noises
+        if isinstance(noise, GaussianEvent)
+    ]
+    return (math.fsum(single) + len(steps) * _spread(steps)) / fitted
+
+
 @lru_cache(maxsize=1024)
 def _fitted_grid(steps: Steps, grid: float) -> float:
     if grid >= RECORD_GRID and sum(count for _, count in steps) > _REFINE_ABOVE_STEPS:
         grid /= 10
+    return max(grid, _spread(steps) / _MAX_POINTS)
+
+
+@lru_cache(maxsize=1024)
+def _spread(steps: Steps) -> float:
     # The loss lies within about twice its epsilon at a vanishing delta.
-    spread = 2 * min(rdp_epsilon_of(steps, delta=_TAIL, order=order) for order in _SPREAD_ORDERS)
-    return max(grid, spread / _MAX_POINTS)
+    return 2 * min(rdp_epsilon_of(steps, delta=_TAIL, order=order) for order in _SPREAD_ORDERS)
 
 
 # Few entries: one distribution may hold tens of megabytes.

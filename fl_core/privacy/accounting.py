@@ -19,6 +19,7 @@ from fl_core.privacy.accountants import (
     RECORD_GRID,
     Steps,
     pld_of,
+    pld_points,
     rdp_epsilon_of,
     rdp_of,
     rdp_of_best,
@@ -44,6 +45,7 @@ __all__ = [
     "both_epsilons",
     "delta_of",
     "epsilon",
+    "pld_cost",
     "rdp_epsilon_at_order",
     "tuning_epsilon",
 ]
@@ -114,6 +116,16 @@ def both_epsilons(
         pld=epsilon(events, delta=delta, accountant="pld", grid=grid),
         rdp=epsilon(events, delta=delta, accountant="rdp"),
     )
+
+
+def pld_cost(events: Sequence[EventRecord], *, grid: float = RECORD_GRID) -> float:
+    """Return about how many points PLD under add/remove works on; a million take seconds.
+
+    Raises:
+        PrivacyError: As ``epsilon``.
+    """
+    steps = _steps(events, "pld", "add_remove")
+    return 0.0 if not steps or _is_unbounded(steps) else pld_points(steps, grid=grid)
 
 
 def delta_of(

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from fl_core.campaign.guarantees import SITE
 from fl_core.errors import PrivacyError
-from fl_core.privacy.accounting import both_epsilons
+from fl_core.privacy.accounting import both_epsilons, pld_cost
 from fl_core.privacy.budget import spend
 from fl_core.privacy.events import merged
 from fl_core.privacy.forecast import rounds_left
@@ -25,6 +25,8 @@ from fl_core.updates.signing import SigningKey, sign
 # A ledger of more kinds of steps states no list, and shows as one that cannot be checked.
 _MOST_EVENTS = 1000
 _MOST_SHOWN = 32
+# A little above what the longest series takes that is checked.
+_MOST_POINTS = 4e6
 # What a few seconds can check; whoever states more could hold up everybody who reads it.
 _MOST_STEPS, _MOST_KINDS_BY_ORDER = 10**6, 10**4
 # Equal programs agree to the last digits; a lie that small changes nothing a person decides.
@@ -147,12 +149,16 @@ def both_shown(
 ) -> tuple[float | None, float | None]:
     """Return epsilon by PLD and by RDP at its best order, for display beside the one that decides.
 
-    None is infinite, or not worked out: a ledger of very many kinds of events would take minutes,
-    and whoever wrote them chooses how many.
+    None is infinite, or not worked out: a ledger of very many kinds of events, or of steps with
+    next to no noise, would take minutes, and whoever wrote them chooses.
     """
-    if len(merged(events)) > _MOST_SHOWN:
+    try:
+        if len(merged(events)) > _MOST_SHOWN or pld_cost(events, grid=grid) > _MOST_POINTS:
+            return None, None
+        both = both_epsilons(events, delta=delta, grid=grid)
+    except (ArithmeticError, ValueError):
+        # An accountant may not bear all numbers that another one bears.
         return None, None
-    both = both_epsilons(events, delta=delta, grid=grid)
     return _finite(both.pld), _finite(both.rdp)
 
 

@@ -6,7 +6,7 @@ from worlds import campaign_of, world_of
 from fl_core.privacy.accounting import epsilon
 from fl_core.privacy.plan_start import plan_from_first_round
 from fl_core.privacy.policy import verdict
-from fl_core.privacy.stated_budget import Budget, budget_statement
+from fl_core.privacy.stated_budget import Budget, both_shown, budget_statement
 from fl_core.updates.records import (
     GaussianEvent,
     PoissonEvent,
@@ -116,3 +116,15 @@ def test_what_would_take_minutes_to_check_is_not_believed(stated, changes, said)
 
     assert own.status == "does not hold"
     assert said in own.complaint
+
+
+def test_figures_for_display_that_would_take_minutes_are_left_out():
+    # RDP takes such a step in milliseconds; the distribution of one holds millions of points,
+    # and a ledger may have many.
+    faint = PoissonEvent(sampling_rate=0.5, event=GaussianEvent(noise_multiplier=1e-3))
+
+    shown = both_shown([steps(48)], delta=1e-5, grid=1e-3)
+
+    # The known answers of 48 steps (docs/accounting.md).
+    assert shown == (pytest.approx(7.93, abs=0.005), pytest.approx(9.11, abs=0.005))
+    assert both_shown([faint], delta=1e-5, grid=1e-3) == (None, None)
