@@ -11,20 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_core.artifacts import keys
-from fl_core.artifacts.store import TOMBSTONE, ObjectStore, is_buried
-from fl_core.privacy.federation import FederationLimits, open_federation
+from fl_core.artifacts.store import TOMBSTONE, is_buried
 from fl_core.privacy.forecast import with_noise
 from fl_core.rounds.adapters import read_state
-from fl_core.rounds.central_release import NO_FEDERATION, Coordinator
-from fl_core.rounds.charging import charge_round
-from fl_core.rounds.collection import close_collection, examine_site
 from fl_core.rounds.documents import Outcome
 from fl_core.rounds.plan import open_round
-from fl_core.rounds.release import release_round, skip_round
+from fl_core.rounds.release import skip_round
 from fl_core.rounds.released_delta import read_release
-from fl_core.rounds.site_round import client_round
-from tests.property.test_round_crashes import Crash, FragileStore, until_done
-from tests.worlds import AFTER_DEADLINE, NOW, World, campaign_of, open_site, world_of
+from tests.fragile_worlds import Crash, FragileStore, Script, coordinate, take_part, until_done
+from tests.worlds import AFTER_DEADLINE, NOW, World, campaign_of, world_of
 
 CLIENT = {"epsilon": 8.0, "delta": 1e-3, "clip_norm": 1.0, "mechanism": "gaussian"}
 LOCAL = CLIENT | {"mechanism": "local_gaussian"}
@@ -35,82 +30,18 @@ def client_world(client: dict) -> World:
     return world_of(with_noise(campaign), epsilon=1000.0)
 
 
-def coordinator_over(world: World, store: ObjectStore) -> Coordinator:
-    """A coordinator process that has just started."""
-    known = world.coordinator.federation
-    if known is None:
-        return NO_FEDERATION
-    limits = FederationLimits(epsilon=known.policy.epsilon, delta=known.policy.delta)
-    return Coordinator(open_federation(store, limits=limits, key=known.key))
-
-
-def coordinate(world: World, store: ObjectStore) -> Outcome:
-    assembly, own = world.assembly, coordinator_over(world, store)
-    plan = open_round(assembly, store, round_number=1, now=NOW)
-    answers = {
-        site: answer
-        for site in plan.cohort
-        if (answer := examine_site(assembly, store, plan, site=site)) is not None
-    }
-    collected = close_collection(assembly, store, plan, answers=answers, now=AFTER_DEADLINE)
-    assert collected is not None
-    if not collected.has_quorum:
-        return skip_round(assembly, store, plan, reason="few", now=AFTER_DEADLINE)
-    charge = charge_round(assembly, store, plan, collected=collected, coordinator=own)
-    return release_round(
-        assembly,
-        store,
-        plan,
-        collected=collected,
-        charge=charge,
-        now=AFTER_DEADLINE,
-        coordinator=own,
-    )
-
-
-def take_part(world: World, site: str, store: ObjectStore, wrap) -> None:
-    old = world.sites[site]
-    whole = world.client_ledgers.get(site)
-    fresh = open_site(
-        site,
-        old.key,
-        old.policy,
-        wrap(world.ledgers[site]),
-        wrap(world.outboxes[site]),
-        witnesses=old.witnesses,
-        client_ledger_store=None if whole is None else wrap(whole),
-        copies=old.federation_copies,
-    )
-    plan = open_round(world.assembly, store, round_number=1, now=NOW)
-    client_round(fresh, world.works[site], assembly=world.assembly, store=store, plan=plan)
-
-
 @pytest.mark.parametrize("client", [CLIENT, LOCAL], ids=["central", "local"])
 @settings(max_examples=120, deadline=None)
 @given(data=st.data())
 def test_crashes_and_races_keep_one_charge_one_draw_and_no_raw_update(client, data):
     world = client_world(client)
-    crashes_left = data.draw(st.integers(0, 12))
-    racing, may_race = False, False
-
-    def around(when: str) -> None:
-        nonlocal crashes_left, racing
-        if crashes_left and data.draw(st.integers(0, 3)) == 0:
-            crashes_left -= 1
-            raise Crash(when)
-        if not racing and may_race and data.draw(st.integers(0, 5)) == 0:
-            racing = True
-            try:
-                coordinate(world, store)
-            finally:
-                racing = False
-
+    around = Script(data)
     store = FragileStore(world.store, around)
     for site in ("a", "b"):
         until_done(
             lambda site=site: take_part(world, site, store, lambda s: FragileStore(s, around))
         )
-    may_race = True
+    around.race = lambda: coordinate(world, store)
     until_done(lambda: coordinate(world, store))
 
     again = coordinate(world, world.store)
