@@ -31,6 +31,19 @@ from fl_core.updates.work import Exchange, Trained
 SUITE = "5" * 64
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 AFTER_DEADLINE = NOW + timedelta(days=1)
+# A campaign as a person writes it: names instead of hashes, and nothing that has a default.
+WRITTEN = """
+id = "first"
+base_model = "some-model"
+sites = ["north", "south"]
+max_rounds = 3
+gate = "labelled-texts"
+evaluation.holdout = "public"
+task.labels = ["yes", "no"]
+adapter.targets = ["query"]
+training = { local_steps = 4, batch_size = 16, learning_rate = 1.0 }
+privacy.record = { epsilon = 8, delta = 1e-5, clip_norm = 0.3, sampling_rate = 0.1 }
+"""
 
 
 def campaign_of(sites: tuple[str, ...] = ("a", "b", "c"), **changes: object) -> Campaign:

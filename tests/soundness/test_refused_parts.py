@@ -9,19 +9,7 @@ import pytest
 from fl_core.assembly import build_parts
 from fl_core.campaign.loading import parse_campaign
 from fl_core.errors import CampaignError, UnknownComponent
-
-WRITTEN = """
-id = "first"
-base_model = "some-model"
-sites = ["north", "south"]
-max_rounds = 3
-gate = "labelled-texts"
-evaluation.holdout = "public"
-task.labels = ["yes", "no"]
-adapter.targets = ["query"]
-training = { local_steps = 4, batch_size = 16, learning_rate = 1.0 }
-privacy.record = { epsilon = 8, delta = 1e-5, clip_norm = 0.3, sampling_rate = 0.1 }
-"""
+from tests.worlds import WRITTEN
 
 # By rule: what is written beside the lines above, and the words that the refusal must have.
 REFUSED = {

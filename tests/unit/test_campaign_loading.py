@@ -9,19 +9,7 @@ from fl_core.campaign.loading import Resolved, lock, parse_campaign, read_campai
 from fl_core.errors import CampaignError
 from flows.cli.templates import CAMPAIGN
 from flows.cli.views import schedule_table
-
-WRITTEN = """
-id = "first"
-base_model = "some-model"
-sites = ["north", "south"]
-max_rounds = 3
-gate = "labelled-texts"
-evaluation.holdout = "public"
-task.labels = ["yes", "no"]
-adapter.targets = ["query"]
-training = { local_steps = 4, batch_size = 16, learning_rate = 1.0 }
-privacy.record = { epsilon = 8, delta = 1e-5, clip_norm = 0.3, sampling_rate = 0.1 }
-"""
+from tests.worlds import WRITTEN
 
 
 def test_ten_lines_of_toml_are_a_campaign():

@@ -114,14 +114,18 @@ def test_a_round_asks_a_witness_the_same_however_long_the_ledger_is(is_followed,
     assert set(counts[1:]) == {calls}
 
 
-def test_followed_witness_shows_a_rollback_by_the_next_entry():
-    store, witness = MemoryStore(), MemoryStore()
+def set_back_to_genesis():
+    """Return a ledger that lost its one charge, and the witness that holds it."""
+    store, older, witness = MemoryStore(), MemoryStore(), MemoryStore()
     ledger = new_ledger(store)
-    cut = MemoryStore()
-    cut.put_once(keys.ledger_entry(1), store.get(keys.ledger_entry(1)))
+    older.put_once(keys.ledger_entry(1), store.get(keys.ledger_entry(1)))
     charge(ledger, 1)
     publish(ledger, [own(witness)], owner="north")
-    shorter = Ledger(cut, dataset="d", unit="row", key=KEY)
+    return Ledger(older, dataset="d", unit="row", key=KEY), witness
+
+
+def test_followed_witness_shows_a_rollback_by_the_next_entry():
+    shorter, witness = set_back_to_genesis()
 
     with pytest.raises(LedgerCorrupt, match="holds entry 2"):
         publish(shorter, [own(witness)], owner="north", is_followed=True)
@@ -144,26 +148,14 @@ def test_new_witness_catches_up_in_bounded_steps_and_counts_once_it_has():
 
 
 def test_witness_that_holds_more_shows_a_ledger_that_was_cut_off():
-    store, witness = MemoryStore(), MemoryStore()
-    ledger = new_ledger(store)
-    cut = MemoryStore()
-    cut.put_once(keys.ledger_entry(1), store.get(keys.ledger_entry(1)))
-    charge(ledger, 1)
-    publish(ledger, [own(witness)], owner="north")
-    shorter = Ledger(cut, dataset="d", unit="row", key=KEY)
+    shorter, witness = set_back_to_genesis()
 
     with pytest.raises(LedgerCorrupt, match="ends at entry 1, and witness disk holds entry 2"):
         publish(shorter, [own(witness)], owner="north")
 
 
 def test_witness_that_holds_another_entry_shows_a_fork():
-    store, witness = MemoryStore(), MemoryStore()
-    ledger = new_ledger(store)
-    fork = MemoryStore()
-    fork.put_once(keys.ledger_entry(1), store.get(keys.ledger_entry(1)))
-    charge(ledger, 1)
-    publish(ledger, [own(witness)], owner="north")
-    other = Ledger(fork, dataset="d", unit="row", key=KEY)
+    other, witness = set_back_to_genesis()
     charge(other, 2)
 
     with pytest.raises(LedgerCorrupt, match="two different entries 3"):
