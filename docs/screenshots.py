@@ -1,4 +1,4 @@
-"""Take the pictures of the README from a home that the demo has left.
+"""Take the pictures of README and docs from a home that the demo has left.
 
     fedloom demo && fedloom up --detach && python docs/screenshots.py .fedloom && fedloom down
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from fl_core.artifacts.store import ObjectStore
 from flows.local_stack import Stack, connect
 from flows.local_workers import environment
 
@@ -37,12 +38,11 @@ def prefect_page(browser: Browser, stack: Stack) -> None:
     shot(page, "prefect.png")
 
 
-def mlflow_page(browser: Browser, stack: Stack) -> None:
+def mlflow_page(browser: Browser, store: ObjectStore) -> None:
     """Quality against epsilon."""
     from tasks.round_log import last_logged
-    from tasks.settings import open_store, read_settings
 
-    logged = last_logged(open_store(read_settings(environment(stack))), CAMPAIGN)
+    logged = last_logged(store, CAMPAIGN)
     if logged is None:
         raise SystemExit(f"no round of {CAMPAIGN!r} is in MLflow; run `fedloom demo` first")
     page = browser.new_page(viewport=SIZE)
@@ -56,6 +56,32 @@ def mlflow_page(browser: Browser, stack: Stack) -> None:
     shot(page, "mlflow.png")
 
 
+def statement_page(browser: Browser, store: ObjectStore) -> None:
+    """The privacy statement of the last version, its first screen."""
+    from fl_core.rounds.budgets import closed_rounds
+    from fl_core.rounds.plan import read_assembly
+    from fl_core.rounds.version_statement import version_statement
+    from tasks.statement_page import to_html
+
+    last = closed_rounds(store, CAMPAIGN)
+    page = browser.new_page(viewport=SIZE)
+    page.set_content(to_html(version_statement(read_assembly(store, CAMPAIGN), store, last)))
+    shot(page, "statement.png")
+
+
+def plan_picture(store: ObjectStore) -> None:
+    """What ten rounds of a next campaign would cost each site; the product draws it itself."""
+    from fl_core.campaign.loading import parse_campaign
+    from flows.cli.plan import make_plan
+    from flows.cli.templates import CAMPAIGN as TEMPLATE
+    from tasks.plan_figure import draw_plan
+
+    planned = parse_campaign(TEMPLATE.format(file="next.toml", id="next"), source="next.toml")
+    target = FOLDER / "plan.png"
+    target.write_bytes(draw_plan(make_plan(planned, store, rounds=10)))
+    print(target)
+
+
 def shot(page: Page, name: str) -> None:
     """Let animations end, then take the picture."""
     page.wait_for_timeout(4000)
@@ -65,14 +91,19 @@ def shot(page: Page, name: str) -> None:
 
 def main() -> None:
     """Take all pictures of one home."""
+    from tasks.settings import open_store, read_settings
+
     stack = connect(Path(sys.argv[1]))
     if stack is None:
         raise SystemExit(f"nothing runs over {sys.argv[1]}; `fedloom up --detach` starts it")
+    store = open_store(read_settings(environment(stack)))
     FOLDER.mkdir(exist_ok=True)
+    plan_picture(store)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         prefect_page(browser, stack)
-        mlflow_page(browser, stack)
+        mlflow_page(browser, store)
+        statement_page(browser, store)
         browser.close()
 
 

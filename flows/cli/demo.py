@@ -4,6 +4,7 @@ What the steps do is in `flows/demo.py`; here is their order, and what a person 
 shown of them. The servers end with the command, whatever ends it.
 """
 
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -189,8 +190,36 @@ def _scores(item: dict[str, Any]) -> list[str]:
 def _tell_where(document: dict[str, Any], home: Path) -> None:
     console_err.print(
         f"done in {document['seconds']:.0f} s. The history is in {home}; "
-        f"`fedloom up --home {home}` brings these pages back:\n"
+        f"`fedloom up --detach{_at(home)}` brings these pages back:\n"
         f"  Prefect  {document['ui']['prefect']}\n"
-        f"  MLflow   {document['ui']['mlflow']}",
+        f"  MLflow   {document['ui']['mlflow']}\n"
+        f"{next_commands(document, home)}",
         soft_wrap=True,
+        markup=False,
     )
+
+
+def next_commands(document: dict[str, Any], home: Path) -> str:
+    """Return what to look at next, as commands that work as they stand once the stack is up.
+
+    Args:
+        document: What the demo prints as JSON.
+        home: Folder of its stack.
+    """
+    campaign, model = document["campaign_id"], document["model"]
+    commands = {
+        f"fedloom audit {campaign}{_at(home)}": "is the training private? measured, then attacked",
+        f"fedloom ledger --site {min(document['sites'], default='SITE')} --verify{_at(home)}": (
+            "what a site has spent, every entry checked"
+        ),
+        f"fedloom plan {campaign} --rounds 6{_at(home)}": "what six more rounds would cost",
+    }
+    if model["version"] is not None:
+        version = f"fedloom statement {model['name']} {model['version']} --verify{_at(home)}"
+        commands = {version: "what the last version promises, checked"} | commands
+    width = max(map(len, commands))
+    return "and then\n" + "\n".join(f"  {c:<{width}}  # {why}" for c, why in commands.items())
+
+
+def _at(home: Path) -> str:
+    return "" if home == Path(".fedloom") else f" --home {shlex.quote(str(home))}"

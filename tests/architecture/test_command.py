@@ -1,14 +1,18 @@
 """The command `fedloom`: every command explains itself, shows an example, and speaks JSON."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer.main
 from sources import ROOT
 from typer.testing import CliRunner
 
+from flows.cli.demo import next_commands
 from flows.cli.main import app
 
 # Services run until they are stopped; they have no result to print.
@@ -38,6 +42,21 @@ def _walk(command, words):
             yield (*words, name), inner
 
 
+def shown_commands() -> set[str]:
+    """Return the commands of documents and of the demo's last words, without their remarks."""
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    text = text.replace("\\\n", " ") + next_commands(DEMO_RAN, Path("else where"))
+    found = re.findall(r"^ *(?:>|)(fedloom [^#\n`]*)", text, re.MULTILINE)
+    # What a shell would put there are further options of the same command.
+    return {re.sub(r"\$\(.*\)|&& .*|\$s", "", line).strip() for line in found}
+
+
+DEMO_RAN = {
+    "campaign_id": "excavators",
+    "sites": {"site-a": {}, "site-b": {}},
+    "model": {"name": "excavators", "version": "6"},
+}
 COMMANDS = commands()
 NAMED = {"ids": " ".join}
 
@@ -71,6 +90,15 @@ def test_every_option_and_argument_is_explained(words):
     silent = [p.name for p in COMMANDS[words].params if not getattr(p, "help", None)]
 
     assert [name for name in silent if name != "help"] == []
+
+
+@pytest.mark.parametrize("shown", sorted(shown_commands()))
+def test_command_that_is_shown_has_the_words_and_options_that_it_uses(shown):
+    words = shlex.split(shown)[1:]
+
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*words, "--help"])
+
+    assert result.exit_code == 0, result.output
 
 
 def test_every_command_over_a_local_stack_finds_its_home_alike():
