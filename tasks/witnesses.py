@@ -7,6 +7,7 @@ that would agree with everything.
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.local import LocalStore
@@ -102,9 +103,27 @@ def open_witnesses(policy: SitePolicy, around: Surroundings) -> tuple[WitnessedS
         CampaignError: Credentials or the store's address cannot be used.
     """
     return tuple(
-        WitnessedStore(each.text, witness_store(each, around), is_own=each.is_own)
+        WitnessedStore(each.text, witness_store(each, around), is_own=is_elsewhere(each, around))
         for each in policy.witnesses
     )
+
+
+def is_elsewhere(witness: Witness, around: Surroundings) -> bool:
+    """Say whether somebody else than the coordinator runs a witness.
+
+    A bucket or folder that is the campaigns' store itself is the coordinator's, whatever the policy
+    calls it: it would agree with a rollback that the coordinator wants (SOUNDNESS, rule 14).
+    """
+    store = urlsplit(around.campaigns.store_url)
+    match witness:
+        case S3Witness() if store.scheme == "s3":
+            own = (witness.endpoint or "").rstrip("/"), witness.bucket
+            return own != ((around.campaigns.s3_endpoint or "").rstrip("/"), store.netloc)
+        case FolderWitness() if store.scheme == "file":
+            folder = Path(unquote(store.path)).resolve()
+            return not (around.root / witness.path).resolve().is_relative_to(folder)
+        case _:
+            return witness.is_own
 
 
 def witness_store(witness: Witness, around: Surroundings) -> ObjectStore:
@@ -175,17 +194,22 @@ def prepare_witnesses(
 
 
 def _prepared(witness: Witness, around: Surroundings, *, site: str) -> WitnessReport:
+    is_own = is_elsewhere(witness, around)
     try:
         store = witness_store(witness, around)
         if isinstance(store, MarkedFolder):
             store.prepare()
         found = len(store.list(keys.witnessed_of(site)))
     except (StoreError, CampaignError) as error:
-        return WitnessReport(witness.text, witness.is_own, None, str(error))
-    return WitnessReport(witness.text, witness.is_own, found, _weakness(witness, around))
+        return WitnessReport(witness.text, is_own, None, str(error))
+    return WitnessReport(witness.text, is_own, found, _weakness(witness, around))
 
 
 def _weakness(witness: Witness, around: Surroundings) -> str:
+    if witness.is_own and not is_elsewhere(witness, around):
+        return (
+            "is the campaigns' store, which the coordinator runs, so it is no witness of your own"
+        )
     if not isinstance(witness, FolderWitness):
         return ""
     is_same_disk = (around.root / witness.path).stat().st_dev == around.root.stat().st_dev

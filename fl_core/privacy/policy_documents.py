@@ -160,6 +160,15 @@ class SitePolicy(Document):
                 raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _witnesses_differ(self) -> Self:
+        names = [each.text for each in self.witness]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            msg = f"witness {twice[0]!r} is named twice, and is one witness; name another"
+            raise ValueError(msg)
+        return self
+
     @property
     def witnesses(self) -> tuple[Witness, ...]:
         """Who keeps copies of the ledgers' entries."""
