@@ -16,6 +16,7 @@ from fl_core.campaign.guarantees import SITE
 from fl_core.errors import PrivacyError
 from fl_core.privacy.accounting import LIVE_GRID, epsilon
 from fl_core.privacy.budget import Spend, spend
+from fl_core.privacy.federation import DATASET, NAME
 from fl_core.privacy.forecast import MAX_ROUNDS, rounds_left
 from fl_core.privacy.plan_documents import BudgetPlan, CampaignPlan, PlanStatus, RoundEpsilon
 from fl_core.privacy.policy_documents import SitePolicy
@@ -28,9 +29,6 @@ from fl_core.updates.records import (
     SelfComposedEvent,
     Spending,
 )
-
-FEDERATION = "federation"
-"""How a plan names the ledger that the coordinator charges under central ClientDp."""
 
 # Enough points for a table and a curve; more rounds are drawn at even distances. A composition
 # takes tens of milliseconds, and sites with ledgers of their own share none.
@@ -169,9 +167,9 @@ def _site_account(cost: RoundCost, site: str, known: Stated) -> _Account:
 
 def _federation_account(cost: RoundCost, federation: Spending | None) -> _Account:
     if federation is None:
-        return _Account(FEDERATION, cost, None, _fresh_policy(cost))
-    policy = stated_policy(federation, dataset="clients", unit=SITE)
-    return _Account(FEDERATION, cost, federation, policy)
+        return _Account(NAME, cost, None, _fresh_policy(cost))
+    policy = stated_policy(federation, dataset=DATASET, unit=SITE)
+    return _Account(NAME, cost, federation, policy)
 
 
 def _fresh_policy(cost: RoundCost) -> SitePolicy:

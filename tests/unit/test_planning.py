@@ -8,7 +8,8 @@ from worlds import NO_PRIVACY, campaign_of, world_of
 
 from fl_core.errors import PrivacyError
 from fl_core.privacy.accounting import LIVE_GRID, epsilon
-from fl_core.privacy.planning import FEDERATION, Stated, plan_campaign
+from fl_core.privacy.federation import NAME
+from fl_core.privacy.planning import Stated, plan_campaign
 from fl_core.privacy.policy import verdict
 from fl_core.privacy.round_events import round_costs
 from fl_core.privacy.stated_budget import Budget, budget_statement
@@ -284,7 +285,7 @@ def test_whole_sites_are_decided_by_the_gaussian_filter():
 
     (budget,) = plan.budgets
 
-    assert (budget.site, budget.level, budget.accountant) == (FEDERATION, "client", "gdp")
+    assert (budget.site, budget.level, budget.accountant) == (NAME, "client", "gdp")
     assert budget.epsilon_at_end == pytest.approx(mu_epsilon(2.0, 1e-5), abs=1e-4)
 
 
