@@ -17,7 +17,7 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.complaints import complaint_of
 from fl_core.campaign.components import ComponentSpec
-from fl_core.campaign.guarantees import ClientDp, RecordDp
+from fl_core.campaign.guarantees import SITE, ClientDp, RecordDp
 from fl_core.campaign.specs import Sha256
 from fl_core.errors import CampaignError, ObjectCorrupt, PolicyRefused
 from fl_core.privacy.budget import Spend, require_allowed_without_guarantee, spend, verdict
@@ -101,11 +101,17 @@ def parse_policy(text: str, *, source: str) -> SitePolicy:
     except tomllib.TOMLDecodeError as error:
         raise CampaignError(f"{source}: is not TOML: {error}") from error
     try:
-        return SitePolicy.model_validate(plain)
+        policy = SitePolicy.model_validate(plain)
     except ValidationError as error:
         raise CampaignError(
             f"{source}: {complaint_of(error, SitePolicy, whole='policy')}"
         ) from error
+    if policy.unit == SITE:
+        # A column of that name: its ledger would be taken for that of the site's whole data.
+        raise CampaignError(
+            f'{source}: unit is "site", which [client] limits; give the column another name'
+        )
+    return policy
 
 
 def require_allowed(policy: SitePolicy, campaign: Campaign) -> None:

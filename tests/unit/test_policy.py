@@ -262,6 +262,7 @@ def test_filled_template_states_what_it_was_filled_with():
         (MINIMAL.replace("1e-5", "1.5"), "delta is 1.5"),
         (MINIMAL.replace("delta = 1e-5\n", ""), "delta is missing"),
         (MINIMAL + "epsilom = 3\n", "unknown key 'epsilom'"),
+        (MINIMAL + 'unit = "site"\n', 'unit is "site"'),
         (MINIMAL + "rdp_order = 1\n", "rdp_order is 1"),
         (MINIMAL + "[series]\nnoise_multiplier = 0.8\nsampling_rate = 0.1\n", "series.max_steps"),
         (MINIMAL.replace('suites = "*"', f'suites = ["*", "{OTHER_HASH}"]'), "suites"),
