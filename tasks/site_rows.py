@@ -40,7 +40,8 @@ def read_rows(path: Path) -> Rows:
         )
     if not path.is_file():
         raise CampaignError(
-            f"no file of rows at {path}", hint="correct `data` in the site's config, or `--data`"
+            f"no file of rows at {path}",
+            hint="correct the name: `data` in a site's config, or the option that named the file",
         )
     try:
         frame = reader(path)

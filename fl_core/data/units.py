@@ -57,11 +57,23 @@ def require_unit(rows: Rows, unit: str, max_rows: int = 1) -> None:
             f"{max_rows} rows per unit are asked for and the unit is the row; "
             "name a column as unit, or leave the bound at 1"
         )
+    if unit != ROW and unit not in rows.frame.columns:
+        found = ", ".join(repr(str(name)) for name in rows.frame.columns) or "none"
+        raise CampaignError(
+            f"{rows.source} has no column {unit!r}, the unit; its columns are {found}",
+            hint="name the column that says whose a row is",
+        )
     if unit != ROW and not has_unit(rows, unit).any():
         raise CampaignError(
             f"no row of {rows.source} has a value in column {unit!r}",
             hint="name the column that says whose a row is",
         )
+
+
+def count_units(rows: Rows, unit: str) -> int:
+    """Return how many rows or people a file holds; private, for the site's own screen only."""
+    taking_part = has_unit(rows, unit)
+    return int(taking_part.sum()) if unit == ROW else rows.frame[unit][taking_part].nunique()
 
 
 def has_unit(rows: Rows, unit: str) -> Mask:

@@ -17,9 +17,10 @@ PERCENT = 100
 
 
 def site_readout(
-    home: Annotated[Path, typer.Argument(help="The site's own folder, or a local stack's.")] = Path(
-        "site"
-    ),
+    folder: Annotated[
+        Path | None, typer.Argument(help="The site's own folder, or a local stack's.")
+    ] = None,
+    home: Annotated[Path, typer.Option(help="The same, as other commands have it.")] = Path("site"),
     site: Annotated[str, typer.Option("--site", help="Site of a local stack.")] = "",
     json_output: JsonOption = False,
 ) -> None:
@@ -33,7 +34,7 @@ def site_readout(
     from tasks.read_outs import read_outs
 
     documents = []
-    for own in site_homes(home, site):
+    for own in site_homes(folder or home, site):
         found = read_outs(own)
         name = own.root.name
         console_err.print(readout_table(name, found))

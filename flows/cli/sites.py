@@ -61,7 +61,7 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     Example: `fedloom site init north --data rows.csv --epsilon 8 --delta 1e-5 --home /srv/fedloom
     --witness /mnt/other-disk/fedloom-witness`
     """
-    from fl_core.data.units import require_unit
+    from fl_core.data.units import count_units, require_unit
     from fl_core.privacy.policy_documents import CoordinatorWitness
     from fl_core.privacy.policy_template import counting_units, policy_text
     from fl_core.updates.signing import fingerprint
@@ -70,7 +70,9 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     from tasks.site_rows import read_rows
     from tasks.witnesses import parse_witness
 
-    require_unit(read_rows(data), unit, max_rows_per_unit)
+    rows = read_rows(data)
+    require_unit(rows, unit, max_rows_per_unit)
+    warn_of_delta(delta, n_units=count_units(rows, unit))
     own = SiteHome(home)
     config = checked_config(
         {
@@ -97,13 +99,30 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     enrolment = make_site(own, new)
     show_witnesses(own)
     shown = fingerprint(enrolment.signing_key)
-    console_err.print(
-        f"site {site} is made in {home}; fingerprint {shown}\n"
-        f"next: read {own.policy}, give {own.enrolment} to the coordinator, "
-        f"then fedloom site start --home {home}"
-    )
+    tell_next_steps(own, site=site, shown=shown)
     if json_output:
         print_json({"site": site, "home": str(home), "fingerprint": shown})
+
+
+def tell_next_steps(home: "SiteHome", *, site: str, shown: str) -> None:
+    """Say what stands between a site that was made and its first session."""
+    from tasks.site_config import CREDENTIALS
+
+    console_err.print(
+        f"site {site} is made in {home.root}; fingerprint {shown}\n"
+        f"next: write the store's keys into {home.root / CREDENTIALS}, read {home.policy}, "
+        f"give {home.enrolment} to the coordinator, then fedloom site start --home {home.root}"
+    )
+
+
+def warn_of_delta(delta: float, *, n_units: int) -> None:
+    """Say so where publishing one unit by chance would keep the policy's promise."""
+    if delta * n_units >= 1:
+        console_err.print(
+            f"warning: delta {delta:g} is not below one over the rows or people of this file; "
+            "publishing one of them by chance would keep such a promise; state a smaller delta "
+            "in policy.toml before the first round"
+        )
 
 
 def site_witness(

@@ -101,7 +101,11 @@ def schedule_table(
         )
     if campaign.cohort.upload_after_s is not None:
         captions.append(f"answers leave {campaign.cohort.upload_after_s:g} s after each plan")
-    table = Table(title=title, caption="\n".join(captions))
+    # A table of two narrow columns would fold its title and what it promises into five lines.
+    widest = max(map(len, [title, *captions]))
+    table = Table(
+        title=title, caption="\n".join(captions), min_width=min(widest + 2, console_err.width)
+    )
     table.add_column("after round", justify="right")
     for name in columns:
         table.add_column(name, justify="right")
@@ -121,7 +125,8 @@ def protected(record: RecordDp) -> str:
     """Return whom a guarantee protects, such as ``patient_id (up to 4 rows each)``."""
     if record.unit == ROW:
         return "record"
-    return f"{record.unit} (up to {record.max_rows_per_unit} rows each)"
+    rows = "one row" if record.max_rows_per_unit == 1 else f"up to {record.max_rows_per_unit} rows"
+    return f"{record.unit} ({rows} each)"
 
 
 def rounds_table(status: CampaignStatus) -> Table:

@@ -51,6 +51,13 @@ def test_check_says_whom_the_campaign_protects(tmp_path):
     assert "every patient_id (up to 4 rows each) of every site" in said
 
 
+def test_what_a_campaign_promises_stands_in_one_line(tmp_path):
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["check", str(written(tmp_path))])
+
+    lines = [line.strip() for line in result.stderr.splitlines()]
+    assert "every record of every site, delta 1e-05, limit 8, by PLD" in lines
+
+
 def test_check_warns_of_an_epsilon_without_meaning_and_goes_on(tmp_path):
     document, said = check(written(tmp_path, ("epsilon = 8.0", "epsilon = 80.0")))
 

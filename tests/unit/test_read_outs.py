@@ -83,12 +83,13 @@ def test_figures_are_put_into_words(home, changes, is_lost, said):
     assert said in one.meaning
 
 
-def test_command_shows_a_table_and_marks_what_is_lost(home):
+@pytest.mark.parametrize("words", [(), ("--home",)], ids=["by itself", "as other commands"])
+def test_command_shows_a_table_and_marks_what_is_lost(home, words):
     approve(home.store("approvals"), CAMPAIGN, NOW)
     keep(home, figures(1, cosine=0.02), figures(2, cosine=0.7))
 
     result = CliRunner(env={"COLUMNS": "200"}).invoke(
-        app, ["site", "readout", str(home.root), "--json"]
+        app, ["site", "readout", *words, str(home.root), "--json"]
     )
 
     assert result.exit_code == 0, result.output

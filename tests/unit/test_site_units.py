@@ -95,3 +95,27 @@ def test_rows_are_held_against_the_unit_before_a_campaign_is_approved(tmp_path, 
         return
     with pytest.raises(CampaignError, match=said):
         check()
+
+
+@pytest.mark.parametrize(
+    ("options", "is_warned"),
+    [
+        (("--delta", "0.34"), True),  # Three rows: 1 / 3 is the edge.
+        (("--delta", "0.33"), False),
+        (("--delta", "0.34", "--unit", "patient_id"), False),  # One person.
+    ],
+    ids=["above one over the rows", "below", "below one over the people"],
+)
+def test_delta_that_publishing_one_row_would_keep_is_warned_of(tmp_path, options, is_warned):
+    _, result = init(tmp_path, *options)
+
+    assert result.exit_code == 0, result.output
+    assert ("is not below one over the rows or people" in result.stderr) == is_warned
+
+
+def test_missing_column_of_the_unit_is_answered_with_what_a_unit_is(tmp_path):
+    _, result = init(tmp_path, "--unit", "person")
+
+    assert result.exception is not None
+    assert "no column 'person', the unit" in str(result.exception)
+    assert result.exception.hint == "name the column that says whose a row is"
