@@ -175,7 +175,9 @@ def _publish(report: "AuditReport", store: "ObjectStore | None", home: Path) -> 
     from tasks.audit_steps import publish_audit
 
     if store is None or not exists(store, keys.campaign(report.campaign_id)):
-        where = "kept nowhere: no store is reached that holds this campaign"
+        from flows.cli.audit_views import unkept
+
+        where = unkept(report.campaign_id, is_store_there=store is not None)
         return {"number": None, "mlflow_run_id": None, "where": where}
     uri = os.environ.get("MLFLOW_TRACKING_URI") or _local_mlflow(home)
     kept = publish_audit(store, report, tracking_uri=uri)

@@ -91,3 +91,13 @@ def _figures(audit: CanaryAudit) -> tuple[str, ...]:
         f"{audit.lower_bound:.2f}",
         f"{audit.ceiling:.2f}",
     )
+
+
+def unkept(campaign_id: str, *, is_store_there: bool) -> str:
+    """Return why a report is only shown, and what would keep one."""
+    if not is_store_there:
+        return "not kept: no store is reached; start the stack, or set FEDLOOM_STORE"
+    return (
+        f"not kept: campaign {campaign_id} has not started in this store; once it has, "
+        f"`fedloom audit {campaign_id}` keeps a report that later versions' statements quote"
+    )
