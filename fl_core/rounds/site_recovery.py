@@ -38,44 +38,50 @@ def owed_by_site(store: ObjectStore, outbox: Outbox, *, site: str, dataset: str,
         LedgerCorrupt: The outbox holds an update of a campaign that is not in this store.
         StoreUnavailable: The store is away; what is owed cannot be known then.
     """
-    plans = {
-        (charge.campaign_digest, charge.round): charge
-        for charge in _planned(store, site=site, unit=unit)
-    }
+    assemblies = [each for each in _assemblies(store) if site in each.campaign.sites]
+    events = {each.digest: _event(each, unit) for each in assemblies}
+    plans = [
+        charge
+        for each in assemblies
+        for charge in _planned(store, each, site=site, event=events[each.digest])
+    ]
     committed = []
-    known = {digest for digest, _ in plans}
-    for prefix in outbox.plans(keys.exchanges(dataset)):
+    for prefix, plan_sha256 in outbox.plans(keys.exchanges(dataset)).items():
         exchange = keys.exchange_of(prefix)
         if exchange is None or outbox.committed(prefix) is None:
             continue
-        if exchange in plans:
-            committed.append(plans[exchange])
-        elif exchange[0] not in known and unit != SITE:
+        digest, number = exchange
+        if digest not in events and unit != SITE:
             raise LedgerCorrupt(
-                f"the outbox holds an update of campaign {exchange[0][:12]}, which is not in this "
+                f"the outbox holds an update of campaign {digest[:12]}, which is not in this "
                 "store, so its charge is unknown; recover with the store it was made for"
             )
-    return Owed(tuple(plans.values()), tuple(committed))
+        if (event := events.get(digest)) is not None:
+            # Whether or not its plan is still there: the coordinator could remove it.
+            committed.append(_charge(digest, number, plan_sha256=plan_sha256, event=event))
+    return Owed(tuple(plans), tuple(committed))
 
 
-def _planned(store: ObjectStore, *, site: str, unit: str) -> Iterator[LostCharge]:
+def _assemblies(store: ObjectStore) -> Iterator[Assembly]:
     for key in store.list("campaigns/"):
         campaign_id = keys.campaign_id_of(key)
-        if campaign_id is None:
-            continue
-        assembly = read_assembly(store, campaign_id)
-        event = _event(assembly, unit)
-        if event is None or site not in assembly.campaign.sites:
-            continue
-        for number in round_numbers(store, campaign_id):
-            plan = read_document(store, keys.plan(campaign_id, number), RoundPlan)
-            if site in plan.cohort:
-                yield LostCharge(
-                    campaign_digest=assembly.digest,
-                    round=number,
-                    plan_sha256=document_sha256(plan),
-                    event=event,
-                )
+        if campaign_id is not None:
+            yield read_assembly(store, campaign_id)
+
+
+def _planned(
+    store: ObjectStore, assembly: Assembly, *, site: str, event: EventRecord | None
+) -> Iterator[LostCharge]:
+    campaign_id = assembly.campaign.id
+    for number in () if event is None else round_numbers(store, campaign_id):
+        plan = read_document(store, keys.plan(campaign_id, number), RoundPlan)
+        if site in plan.cohort and event is not None:
+            sha256 = document_sha256(plan)
+            yield _charge(assembly.digest, number, plan_sha256=sha256, event=event)
+
+
+def _charge(digest: str, number: int, *, plan_sha256: str, event: EventRecord) -> LostCharge:
+    return LostCharge(campaign_digest=digest, round=number, plan_sha256=plan_sha256, event=event)
 
 
 def _event(assembly: Assembly, unit: str) -> EventRecord | None:

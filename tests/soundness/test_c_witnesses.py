@@ -244,6 +244,21 @@ def test_rule_14_committed_exchange_without_its_charge_is_charged():
     assert spend(site.policy, site.ledger.events()).epsilon == true_epsilon(world, 1)
 
 
+def test_rule_14_committed_exchange_is_charged_though_its_plan_was_removed():
+    world = world_of(campaign_of())
+    ledger = copy_of(world.ledgers["a"])
+    take_part(world, world.sites["a"], 1)
+    take_part(world, world.sites["a"], 2)
+    # Ledger and witnesses forgot all, and the coordinator hides that there was a second round.
+    fresh = open_site("a", world.sites["a"].key, world.sites["a"].policy, ledger, MemoryStore())
+    world.sites["a"] = replace(world.sites["a"], witnesses=fresh.witnesses)
+    world.store.discard(keys.plan("tiny", 2))
+
+    site, _ = recover(world, ledger, world.outboxes["a"])
+
+    assert spend(site.policy, site.ledger.events()).epsilon == true_epsilon(world, 2)
+
+
 def test_rule_14_no_training_without_a_witness_of_the_sites_own():
     world = world_of(campaign_of())
     away = AwayStore()
