@@ -72,7 +72,8 @@ def lock_campaign(campaign: Campaign, shelves: Shelves) -> Campaign:
     Hashes that the campaign states already are compared, not replaced.
 
     Raises:
-        CampaignError: A name stands for nothing here, or for other content than stated.
+        CampaignError: A name stands for nothing here, or for other content than stated; or a row of
+            the holdout cannot be used.
         ModelMismatch: The base model is absent or is not the stated one.
         IncompatibleParts: The parts cannot keep the campaign's promise.
         TrainingError: The base model's rows cannot be clipped apart.
@@ -85,7 +86,7 @@ def lock_campaign(campaign: Campaign, shelves: Shelves) -> Campaign:
     build_parts(campaign)
     noise_multiplier = locked_noise(campaign)
     client_noise_multiplier = locked_client_noise(campaign)
-    holdout = file_sha256(holdout_path(campaign.evaluation.holdout.name, shelves))
+    holdout = _usable_holdout(campaign, shelves)
     gate = suite_sha256(campaign.gate.name, folder=shelves.suites)
     path = resolve_base(campaign.base_model.name, folders=shelves.base_models)
     base = load_base(path, campaign.task, sha256=campaign.base_model.sha256)
@@ -96,7 +97,7 @@ def lock_campaign(campaign: Campaign, shelves: Shelves) -> Campaign:
             base_sha256=campaign.base_model.sha256 or base_sha256(path),
             gate_sha256=_agreed("gate", campaign.gate.sha256, gate),
             holdout_sha256=_agreed(
-                "evaluation.holdout", campaign.evaluation.holdout.sha256, holdout
+                "evaluation.holdout", campaign.evaluation.holdout.sha256, file_sha256(holdout)
             ),
             modules=modules,
             head_inputs=head_inputs,
@@ -107,6 +108,16 @@ def lock_campaign(campaign: Campaign, shelves: Shelves) -> Campaign:
     assemble(locked)
     require_clippable(base, locked)
     return locked
+
+
+def _usable_holdout(campaign: Campaign, shelves: Shelves) -> Path:
+    # Its rows are public, so a label that the campaign does not know is told and not left out.
+    from fl_core.data.prompts import require_usable
+    from tasks.site_rows import read_rows
+
+    path = holdout_path(campaign.evaluation.holdout.name, shelves)
+    require_usable(read_rows(path), campaign.task)
+    return path
 
 
 def _agreed(field: str, stated: str | None, found: str) -> str:

@@ -2,9 +2,11 @@
 
 import pytest
 
+from fl_core.campaign.loading import parse_campaign
 from fl_core.errors import CampaignError
-from tasks.locking import Shelves, holdout_path, shelves_of
+from tasks.locking import Shelves, holdout_path, lock_campaign, shelves_of
 from tasks.settings import Folders
+from tests.worlds import WRITTEN
 
 
 def test_base_model_is_known_by_the_name_of_its_folder(tmp_path):
@@ -39,3 +41,11 @@ def test_absent_holdout_says_where_it_was_looked_for(tmp_path, has_folder):
         holdout_path("public", Shelves(holdouts=folder))
 
     assert (str(tmp_path) if has_folder else "FEDLOOM_HOLDOUTS is not set") in str(caught.value)
+
+
+def test_holdout_with_a_label_that_the_campaign_does_not_know_is_not_locked(tmp_path):
+    (tmp_path / "public.csv").write_text("text,label\nwell,yes\nbroken,maybe\nfine,no\n")
+    campaign = parse_campaign(WRITTEN, source="first.toml")
+
+    with pytest.raises(CampaignError, match=r"public\.csv: 1 rows cannot be used.* rows 2;"):
+        lock_campaign(campaign, Shelves(holdouts=tmp_path))
