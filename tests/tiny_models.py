@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fl_core.adapters.pair import LoraState
+from fl_core.adapters.pair import LORA_A, LoraState
 from fl_core.adapters.peft_layout import initial_state
 from fl_core.campaign.specs import AdapterSpec, TaskSpec, TrainingSpec
 from fl_core.data.prompts import IGNORED, EncodedRows
@@ -64,13 +64,14 @@ def locked_spec(base: LoadedBase, task: TaskSpec, **changes: Any) -> AdapterSpec
 def random_state(
     spec: AdapterSpec, task: TaskSpec, *, seed: int = 1, size: float = 0.3
 ) -> LoraState:
-    """Return an adapter in which every tensor is random, so that every gradient flows."""
+    """Return an adapter of random tensors, so that every gradient flows; FFA-LoRA's A is public."""
     rng = np.random.default_rng(seed)
     state = initial_state(spec, task)
     return state.replaced(
         {
             name: (tensor + rng.normal(0.0, size, tensor.shape)).astype(np.float32)
-            for name, tensor in state.tensors(freeze_a=spec.rule == "ffa_lora").items()
+            for name, tensor in state.tensors().items()
+            if not (spec.rule == "ffa_lora" and name.endswith(LORA_A))
         }
     )
 

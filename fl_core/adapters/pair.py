@@ -39,16 +39,14 @@ class LoraState:
     pairs: Mapping[str, LoraPair]
     head: Mapping[str, Array] = field(default_factory=dict)
 
-    def tensors(self, *, freeze_a: bool = False) -> dict[str, Array]:
-        """Return the trainable tensors by name, sorted.
+    def tensors(self) -> dict[str, Array]:
+        """Return all tensors by name, sorted.
 
-        Names are ``<module>.lora_A``, ``<module>.lora_B``, ``head.<name>``; with ``freeze_a`` the
-        A tensors are public constants and left out.
+        Names are ``<module>.lora_A``, ``<module>.lora_B``, ``head.<name>``.
         """
         named: dict[str, Array] = {}
         for module, pair in self.pairs.items():
-            if not freeze_a:
-                named[module + LORA_A] = pair.a
+            named[module + LORA_A] = pair.a
             named[module + LORA_B] = pair.b
         named.update({HEAD + name: tensor for name, tensor in self.head.items()})
         return dict(sorted(named.items()))
@@ -74,11 +72,3 @@ class LoraState:
             for name, tensor in delta.items()
         }
         return self.replaced(moved)
-
-    def minus(self, before: "LoraState", *, freeze_a: bool = False) -> dict[str, Array]:
-        """Return the delta from an earlier state, by tensor name."""
-        old, new = before.tensors(freeze_a=freeze_a), self.tensors(freeze_a=freeze_a)
-        return {
-            name: (tensor.astype(np.float64) - old[name]).astype(np.float32)
-            for name, tensor in new.items()
-        }

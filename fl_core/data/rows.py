@@ -150,11 +150,6 @@ def words_hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(words.encode()).digest(), "big")
 
 
-def is_public_holdout(text: str, modulus: int = 5) -> bool:
-    """Say whether a public row belongs to the holdout: its hash is divisible by ``modulus``."""
-    return words_hash(text) % modulus == 0
-
-
 def _cell_bytes(cell: object) -> bytes:
     if is_missing(cell):
         return b"-"

@@ -22,7 +22,7 @@ from tiny_models import (
 )
 
 from fl_core.adapters.pair import LORA_A, LORA_B
-from fl_core.adapters.peft_layout import from_files, initial_state, to_files
+from fl_core.adapters.peft_layout import from_files, initial_state, tensor_shapes, to_files
 from fl_core.aggregation.aggregator import AGGREGATORS, Cohort, Member
 from fl_core.campaign.components import ComponentSpec
 from fl_core.campaign.specs import AdapterSpec, TaskSpec, TrainingSpec
@@ -319,11 +319,12 @@ def test_rule_28_mean_of_updates_is_the_mean_of_the_products():
     base = tiny_base(CLASSES)
     spec = locked_spec(base, CLASSES, rule="ffa_lora")
     start = initial_state(spec, CLASSES)
-    states = [
-        start.replaced(random_state(spec, CLASSES, seed=seed).tensors(freeze_a=True))
-        for seed in range(3)
-    ]
-    members = tuple(Member(f"site-{i}", s.tensors(freeze_a=True)) for i, s in enumerate(states))
+    states = [random_state(spec, CLASSES, seed=seed) for seed in range(3)]
+    trained = tensor_shapes(spec, CLASSES, round_number=1)
+    members = tuple(
+        Member(f"site-{i}", {name: s.tensors()[name] for name in trained})
+        for i, s in enumerate(states)
+    )
     weights = dict.fromkeys((m.site for m in members), 1.0)
 
     mean = AGGREGATORS.build(ComponentSpec(kind="mean")).aggregate(Cohort(members), weights, None)

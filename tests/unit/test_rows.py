@@ -7,7 +7,6 @@ import pytest
 from fl_core.data.rows import (
     dataset_version,
     is_missing,
-    is_public_holdout,
     is_text,
     require_columns,
     require_rows,
@@ -33,13 +32,6 @@ def test_words_hash_is_sha256_of_the_words_alone(text):
 def test_words_are_joined_by_one_blank():
     assert words_hash("Swap--bucket,  4") == words_hash("swap bucket 4")
     assert words_hash("swap bucket") != words_hash("swapbucket")
-
-
-@pytest.mark.parametrize(("modulus", "expected"), [(5, True), (3, False), (2, False), (1, True)])
-def test_holdout_is_where_the_hash_is_divisible(modulus, expected):
-    # 16 = 1 modulo 3 and 5, so the remainder is that of the sum of SHA256_ABC's hex digits, 430:
-    # 430 = 5 x 86 = 3 x 143 + 1. Its last digit is odd.
-    assert is_public_holdout("abc", modulus=modulus) is expected
 
 
 def test_rows_refuse_another_index():
