@@ -5,10 +5,6 @@ ledgers of rows for good. First the sites add the noise, then the coordinator.
 """
 
 import math
-import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,22 +21,19 @@ from fl_core.privacy.policy_documents import ClientLimit
 from fl_core.rounds.documents import RoundCharge
 from fl_core.rounds.released_delta import read_release
 from fl_core.updates.manifest import UpdateManifest
-from flows import local_stack
-from flows.local_sites import LocalSite, make_local_site, site_home
 from flows.local_workers import (
     environment,
     evaluation_environment,
     site_environment,
-    start_workers,
 )
-from flows.processes import ended_with_this_process
 from tasks.settings import open_store, read_settings
+from tests.e2e.examples import EXAMPLES, example_federation
 from tests.e2e.federation import Federation, wait_until
 from tests.e2e.traces import database_texts, objects_of, outside_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "client_level"
+EXAMPLE = EXAMPLES / "client_level"
 SITES = ("crew-01", "crew-02")
 ROUNDS = 2
 LOCAL, CENTRAL = "crews-local", "crews-central"
@@ -50,47 +43,12 @@ Z = 4.892
 
 @pytest.fixture(scope="module")
 def crews() -> Iterator[Federation]:
-    with tempfile.TemporaryDirectory(prefix="fedloom-crews-") as name:
-        home, folder = Path(name) / "home", Path(name) / "work"
-        folder.mkdir()
-        sys.path.insert(0, str(EXAMPLE))
-        try:
-            import make_rows
-        finally:
-            sys.path.pop(0)
-            sys.modules.pop("make_rows", None)
-        make_rows.write_rows(folder)
-        with ended_with_this_process():
-            stack = local_stack.start(home, sites=SITES)
-            federation = Federation(stack, folder, SITES)
-            make_sites(federation)
-            start_workers(stack)
-            yield federation
-            local_stack.stop(home)
-
-
-def make_sites(federation: Federation) -> None:
     from fl_core.privacy.policy_template import policy_text
 
-    (federation.home / "holdouts").mkdir(exist_ok=True)
-    holdout = federation.folder / "holdouts" / "excavators.csv"
-    shutil.copy(holdout, federation.home / "holdouts" / holdout.name)
     limit = ClientLimit(epsilon=8.0, delta=1e-3)
     policy = policy_text(epsilon=10_000.0, delta=1e-5, client=limit)
-    for site in SITES:
-        own = site_home(federation.home, site).root
-        own.mkdir(parents=True)
-        shutil.copy(federation.folder / f"{site}.csv", own / "rows.csv")
-        make_local_site(federation.stack, LocalSite(site, Path("rows.csv"), policy))
-    saved = dict(os.environ)
-    os.environ.update(environment(federation.stack))
-    try:
-        for site in SITES:
-            file = federation.site_home(site) / "enrol.json"
-            federation.fedloom("enrol", str(file), "--home", str(federation.home), "--yes")
-    finally:
-        os.environ.clear()
-        os.environ.update(saved)
+    with example_federation("client_level", SITES, policy=policy) as federation:
+        yield federation
 
 
 def campaign_file(federation: Federation, name: str) -> Path:

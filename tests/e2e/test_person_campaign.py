@@ -6,10 +6,8 @@ other tests count rows. Both sites upload at a fixed time, so this also holds th
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,16 +17,14 @@ import pytest
 from botocore.config import Config
 
 from fl_core.updates.records import Series
-from flows import local_stack
-from flows.local_sites import LocalSite, make_local_site, site_home
-from flows.local_workers import environment, start_workers
-from flows.processes import ended_with_this_process
+from flows.local_workers import environment
+from tests.e2e.examples import EXAMPLES, example_federation
 from tests.e2e.federation import Federation, wait_until
 from tests.e2e.traces import database_texts, objects_of, outside_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "people"
+EXAMPLE = EXAMPLES / "people"
 SITES = ("north", "south")
 # Part of every invented id: whatever leaves a site must not hold it.
 CANARY = b"-mechanic-"
@@ -37,46 +33,12 @@ SERIES = Series(noise_multiplier=0.8, sampling_rate=0.1, max_steps=100)
 
 @pytest.fixture(scope="module")
 def people() -> Iterator[Federation]:
-    with tempfile.TemporaryDirectory(prefix="fedloom-people-") as name:
-        home, folder = Path(name) / "home", Path(name) / "work"
-        folder.mkdir()
-        sys.path.insert(0, str(EXAMPLE))
-        try:
-            import make_rows
-        finally:
-            sys.path.pop(0)
-        make_rows.write_rows(folder)
-        with ended_with_this_process():
-            stack = local_stack.start(home, sites=SITES)
-            federation = Federation(stack, folder, SITES)
-            make_sites(federation)
-            start_workers(stack)
-            yield federation
-            local_stack.stop(home)
-
-
-def make_sites(federation):
     from fl_core.privacy.policy_template import counting_units, policy_text
 
-    (federation.home / "holdouts").mkdir(exist_ok=True)
-    holdout = federation.folder / "holdouts" / "excavators.csv"
-    shutil.copy(holdout, federation.home / "holdouts" / holdout.name)
-    text = policy_text(epsilon=40.0, delta=1e-5, series=SERIES)
-    policy = counting_units(text, "mechanic", 4)
-    for site in SITES:
-        own = site_home(federation.home, site).root
-        own.mkdir(parents=True)
-        shutil.copy(federation.folder / f"{site}.csv", own / "rows.csv")
-        make_local_site(federation.stack, LocalSite(site, Path("rows.csv"), policy, 64))
-    saved = dict(os.environ)
-    os.environ.update(environment(federation.stack))
-    try:
-        for site in SITES:
-            file = federation.site_home(site) / "enrol.json"
-            federation.fedloom("enrol", str(file), "--home", str(federation.home), "--yes")
-    finally:
-        os.environ.clear()
-        os.environ.update(saved)
+    rows = policy_text(epsilon=40.0, delta=1e-5, series=SERIES)
+    policy = counting_units(rows, "mechanic", 4)
+    with example_federation("people", SITES, policy=policy, declared_examples=64) as federation:
+        yield federation
 
 
 def campaign_file(federation, campaign_id, *changes):
