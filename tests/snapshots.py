@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.errors import StoreUnavailable
-from fl_core.privacy.ledger_entries import verify_ledger
+from fl_core.privacy.ledger_entries import ChainReader
 from fl_core.privacy.recovery import LostLedger, append_missing, find_recovery
 from fl_core.rounds.plan import open_round
 from fl_core.rounds.release import skip_round
@@ -76,5 +76,5 @@ def recover(world, ledger_store, outbox_store, *, assume_lost=False):
     close_exchanges(outbox, found, dataset=old.policy.dataset)
     target = replace(lost, store=MemoryStore()) if found.replaced else lost
     append_missing(target, found)
-    assert verify_ledger(target.store, public_hex(old.key)) == []
+    assert ChainReader(public_hex(old.key)).read(target.store).findings == []
     return restored(world, target.store, outbox_store), target.store

@@ -30,7 +30,6 @@ __all__ = [
     "LostCharge",
     "LostRange",
     "read_ledger",
-    "verify_ledger",
 ]
 
 _KEY = re.compile(re.escape(keys.LEDGER) + r"([0-9]{6,9})\.json")
@@ -180,11 +179,6 @@ def require_sound(chain: Chain) -> Chain:
             f"{chain.findings[0]}; stop training on this dataset and restore its ledger"
         )
     return chain
-
-
-def verify_ledger(store: ObjectStore, public_key: str) -> list[str]:
-    """Return what does not hold in a ledger, in order; empty if all of it does."""
-    return ChainReader(public_key).read(store).findings
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from worlds import campaign_of, policy_of
 from fl_core.artifacts import keys
 from fl_core.artifacts.local import LocalStore
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.ledger_entries import verify_ledger
+from fl_core.privacy.ledger_entries import ChainReader
 from fl_core.privacy.policy import spend
 from fl_core.privacy.witness import WitnessedStore, ask_witnesses
 from fl_core.updates.signing import generate_key, public_hex, write_key
@@ -91,7 +91,7 @@ def test_eight_processes_lose_no_charge_and_never_overspend(tmp_path):
     assert sorted(told) == charged
     assert len(charged) == 9
     assert spend(policy, ledger.events()).epsilon <= policy.epsilon
-    assert verify_ledger(store, public_hex(key)) == []
+    assert ChainReader(public_hex(key)).read(store).findings == []
     # Every charge reached the witness before its process went on; the last commits may follow.
     witness = WitnessedStore("disk", LocalStore(tmp_path / "witness"), is_own=True)
     verdicts = ask_witnesses(ledger, ledger.entries(), [witness], owner="site")

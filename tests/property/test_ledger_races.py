@@ -16,7 +16,7 @@ from fl_core.artifacts.memory import MemoryStore
 from fl_core.errors import BudgetExhausted, PolicyRefused, StoreUnavailable, WitnessUnavailable
 from fl_core.privacy.events import dpsgd_event, merged
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.ledger_entries import read_ledger, verify_ledger
+from fl_core.privacy.ledger_entries import ChainReader, read_ledger
 from fl_core.privacy.witness import WitnessedStore, ask_witnesses, publish
 from fl_core.updates.signing import generate_key, public_hex
 
@@ -115,7 +115,7 @@ def test_no_charge_is_lost_or_made_twice_and_none_passes_the_limit(moves):
 
     chain = rival.chain()
     charged = [(e.campaign_digest, e.round, e.seq) for e in chain.entries if e.kind == "reserve"]
-    assert verify_ledger(inner, public_hex(KEY)) == []
+    assert ChainReader(public_hex(KEY)).read(inner).findings == []
     assert set(told) <= set(charged)
     assert len({(digest, number) for digest, number, _ in charged}) == len(charged) <= LIMIT
     # A refusal means that the limit was really reached.

@@ -18,7 +18,7 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.errors import LedgerCorrupt
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.ledger_entries import verify_ledger
+from fl_core.privacy.ledger_entries import ChainReader
 from fl_core.privacy.recovery import LostLedger, append_missing, find_recovery
 from fl_core.privacy.witness import WitnessedStore
 from fl_core.rounds.site_recovery import close_exchanges, owed_by_site
@@ -137,7 +137,7 @@ def test_rule_14_as_many_rounds_are_charged_as_were_ever_trained(actions):
 
     events = life.site().ledger.events()
     assert len(events) >= life.world.works["a"].trainings
-    assert verify_ledger(life.ledger, public_hex(life.key)) == []
+    assert ChainReader(public_hex(life.key)).read(life.ledger).findings == []
     prefix = keys.witness("a", life.policy.dataset, life.policy.unit)
     assert life.stores[0].list(prefix)
 

@@ -11,7 +11,7 @@ from fl_core.errors import BudgetExhausted, PolicyRefused
 from fl_core.privacy.accounting import delta_of, epsilon, rdp_epsilon_at_order
 from fl_core.privacy.events import dpsgd_event
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.ledger_entries import LedgerEntry, verify_ledger
+from fl_core.privacy.ledger_entries import ChainReader, LedgerEntry
 from fl_core.privacy.policy import require_allowed, spend, verdict
 from fl_core.updates.signing import generate_key, public_hex
 
@@ -76,7 +76,7 @@ def test_rule_13_a_charge_is_in_the_folder_when_reserve_returns(tmp_path):
     shutil.copytree(tmp_path / "ledger", tmp_path / "copy")
 
     copy = LocalStore(tmp_path / "copy")
-    assert verify_ledger(copy, public_hex(KEY)) == []
+    assert ChainReader(public_hex(KEY)).read(copy).findings == []
     assert Ledger(copy, dataset="d", unit="row", key=KEY).entries()[-1] == entry
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.errors import LedgerCorrupt, WitnessUnavailable
-from fl_core.privacy.ledger_entries import verify_ledger
+from fl_core.privacy.ledger_entries import ChainReader
 from fl_core.rounds.site_witness import void_idle_reserves, witness_ledgers
 from fl_core.updates.records import EventRecord
 from fl_core.updates.signing import public_hex
@@ -60,7 +60,7 @@ def test_rule_12_charge_of_a_closed_round_without_training_is_taken_back():
     assert (charged, voided, events_of(site)) == (1, 1, [])
     assert take_part(world, site).status == "declined"
     assert world.works["a"].trainings == 0
-    assert verify_ledger(world.ledgers["a"], public_hex(site.key)) == []
+    assert ChainReader(public_hex(site.key)).read(world.ledgers["a"]).findings == []
     witness_ledgers(site)
 
 

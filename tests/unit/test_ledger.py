@@ -12,9 +12,9 @@ from fl_core.errors import BudgetExhausted, LedgerConflict, LedgerCorrupt, Polic
 from fl_core.privacy.events import dpsgd_event
 from fl_core.privacy.ledger import MAX_ATTEMPTS, Ledger
 from fl_core.privacy.ledger_entries import (
+    ChainReader,
     LedgerEntry,
     read_ledger,
-    verify_ledger,
 )
 from fl_core.privacy.policy import verdict
 from fl_core.updates.signing import generate_key, public_hex, sign
@@ -60,7 +60,7 @@ def test_new_ledger_holds_its_genesis_only():
 
     assert (genesis.seq, genesis.kind, genesis.dataset) == (1, "genesis", "d")
     assert ledger.events() == []
-    assert verify_ledger(store, public_hex(KEY)) == []
+    assert ChainReader(public_hex(KEY)).read(store).findings == []
 
 
 def test_second_genesis_is_refused():
@@ -236,7 +236,7 @@ def test_tampering_is_found_and_named(change, said):
     _, store = filled()
     tampered = _copy(store, change)
 
-    findings = verify_ledger(tampered, public_hex(KEY))
+    findings = ChainReader(public_hex(KEY)).read(tampered).findings
 
     assert any(said in finding for finding in findings), findings
     with pytest.raises(LedgerCorrupt, match="ledger entry"):
@@ -249,5 +249,5 @@ def test_whole_ledger_verifies_with_the_public_key_only():
     chain = read_ledger(store, public_hex(KEY))
 
     assert chain.entries == ledger.entries()
-    assert verify_ledger(store, public_hex(KEY)) == []
-    assert verify_ledger(store, public_hex(generate_key()))
+    assert ChainReader(public_hex(KEY)).read(store).findings == []
+    assert ChainReader(public_hex(generate_key())).read(store).findings

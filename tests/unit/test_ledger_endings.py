@@ -13,7 +13,7 @@ from fl_core.errors import LedgerCorrupt, PolicyRefused, WitnessUnavailable
 from fl_core.privacy.events import dpsgd_event
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.ledger_documents import NO_ENTRY, LedgerEntry, LostCharge, LostRange
-from fl_core.privacy.ledger_entries import ChainReader, verify_ledger
+from fl_core.privacy.ledger_entries import ChainReader
 from fl_core.privacy.recovery import MARGIN, LostLedger, Owed, find_recovery
 from fl_core.privacy.witness import WitnessedStore, publish
 from fl_core.updates.signing import generate_key, public_hex, sign
@@ -59,7 +59,7 @@ def lost(store):
 
 
 def findings(store):
-    return verify_ledger(store, public_hex(KEY))
+    return ChainReader(public_hex(KEY)).read(store).findings
 
 
 def test_void_takes_the_event_back_and_the_round_stays_closed():
