@@ -101,6 +101,7 @@ def audit_at_site(
         DataGateFailed: The rows do not pass the campaign's gate.
         ModelMismatch: The base model is absent or another one.
     """
+    _require_locked(request.campaign)
     on_progress("reading rows, loading the model")
     from fl_core.data.units import encode_units, unit_of
     from tasks.row_gate import cached_gate
@@ -139,6 +140,15 @@ def audit_at_site(
         on_progress=on_progress,
     )
     return report, keep_audit(home.store("audits"), report)
+
+
+def _require_locked(campaign: Campaign) -> None:
+    if campaign.unlocked_fields:
+        raise CampaignError(
+            f"campaign {campaign.id!r} is not locked, so no gate and no base model is fixed for "
+            "the site's rows",
+            hint="`fedloom check FILE --lock` writes FILE.lock.json; audit that, or an id",
+        )
 
 
 def publish_audit(

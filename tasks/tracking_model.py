@@ -19,7 +19,7 @@ from fl_core.artifacts.content_hash import files_sha256
 from fl_core.artifacts.documents import sha256_hex
 from fl_core.campaign.campaign import Campaign
 from fl_core.errors import ObjectCorrupt, StoreError
-from tasks.tracking_client import KEY_TAG, keep_one
+from tasks.tracking_client import KEY_TAG, STATEMENT_PAGE, artifact_url, keep_one
 from tasks.tracking_facts import RoundLog, summary, version_tags
 
 MODEL_CODE = Path(__file__).with_name("adapter_model.py")
@@ -48,10 +48,17 @@ def ensure_version(client: Any, log: RoundLog, *, experiment_id: str, run_id: st
             **version_tags(log, parent_version=_parent_version(client, log)),
             KEY_TAG: log.key,
         },
-        description=summary(log),
+        description=_description(client, log, experiment_id=experiment_id, run_id=run_id),
         await_creation_for=0,  # the files are there already, so it is ready when it is made
     )
     return _version_of(client, name, log.key)
+
+
+def _description(client: Any, log: RoundLog, *, experiment_id: str, run_id: str) -> str:
+    if log.statement_html is None:
+        return summary(log)
+    url = artifact_url(client.tracking_uri, experiment_id, run_id=run_id, path=STATEMENT_PAGE)
+    return f"{summary(log)}. **[Privacy statement]({url})**"
 
 
 def point_candidate(client: Any, name: str, newest: Any) -> None:

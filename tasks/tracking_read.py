@@ -12,6 +12,7 @@ from typing import Any
 from fl_core.errors import CampaignError
 from tasks.tracking_client import KEY_TAG, connect, mlflow_border
 
+_SHOWN = 10
 _KEY = re.compile(r"([a-z0-9-]+)/r([1-9][0-9]{0,3})")
 _MAX_BYTES = 16 << 20
 
@@ -53,7 +54,8 @@ def read_version(model: str, version: str, *, tracking_uri: str | None = None) -
         key = None if found is None else _KEY.fullmatch(found.tags.get(KEY_TAG, ""))
         if found is None or key is None:
             raise CampaignError(
-                f"model {model!r} has no version {version!r} that fedloom logged",
+                f"model {model!r} has no version {version!r} that fedloom logged; "
+                f"{_there(client, model)}",
                 hint="`fedloom statement --campaign ID --round N` needs no model version",
             )
         files = _files(client, found.run_id)
@@ -79,6 +81,18 @@ def _find(client: Any, model: str, version: str) -> Any | None:
         version = str(aliases.get(version.removeprefix("@"), ""))
     found = client.search_model_versions(f"name = '{_quoted(model)}'")
     return next((each for each in found if str(each.version) == version), None)
+
+
+def _there(client: Any, model: str) -> str:
+    """What a person may have meant: the versions of the model, or the models."""
+    versions = client.search_model_versions(f"name = '{_quoted(model)}'")
+    if versions:
+        numbers = sorted(int(each.version) for each in versions)
+        aliases = client.get_registered_model(model).aliases
+        named = "".join(f", {alias} is {number}" for alias, number in sorted(aliases.items()))
+        return f"its versions are {numbers[0]} to {numbers[-1]}{named}"
+    names = ", ".join(sorted(found.name for found in client.search_registered_models())[:_SHOWN])
+    return f"models are {names}" if names else "no model is registered"
 
 
 def _quoted(name: str) -> str:

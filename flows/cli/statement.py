@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def statement(  # noqa: PLR0913, PLR0917  one parameter per option of the command
     model: Annotated[str, typer.Argument(help="Registered model in MLflow.")] = "",
-    version: Annotated[str, typer.Argument(help="Its version, or an alias such as champion.")] = "",
+    version: Annotated[str, typer.Argument(help="Its version, or alias such as candidate.")] = "",
     verify: Annotated[
         bool, typer.Option("--verify", help="Check all that it is made from, and what was logged.")
     ] = False,

@@ -122,8 +122,8 @@ def test_what_was_changed_in_mlflow_is_found(command, logged, mlflow_server, tmp
     ("words", "said"),
     [
         (("statement",), "a model and its version are needed"),
-        (("statement", "told-model", "77"), "has no version '77'"),
-        (("statement", "unknown", "1"), "has no version '1'"),
+        (("statement", "told-model", "77"), "its versions are 1 to 2, candidate is 2"),
+        (("statement", "unknown", "1"), "has no version '1' that fedloom logged; models are "),
         (("statement", "told' or '1'='1", "1"), "is no name of a model"),
         (("statement", "--campaign", "told"), "--round is needed"),
         (("statement", "--campaign", "told", "--round", "5"), "released no version"),

@@ -1,5 +1,6 @@
 """Rounds on a real MLflow server."""
 
+import re
 import socket
 from typing import Any
 
@@ -44,6 +45,9 @@ def client(mlflow_server: str) -> Any:
     return connect(mlflow_server)
 
 
+_RUN = re.compile(r"experiments/[0-9]+/runs/[0-9a-f]{32}")
+
+
 def content(client: Any, name: str) -> dict[str, Any]:
     """Everything MLflow holds of one registered model and its experiment, without its own ids."""
     experiment = client.get_experiment_by_name(name)
@@ -60,7 +64,7 @@ def content(client: Any, name: str) -> dict[str, Any]:
     models = client.search_logged_models([experiment.experiment_id])
     return {
         "runs": sorted((r.info.run_name, r.info.status, r.info.end_time) for r in runs),
-        "versions": [(v.version, v.tags, v.description) for v in versions],
+        "versions": [(v.version, v.tags, _RUN.sub("RUN", v.description)) for v in versions],
         "aliases": client.get_registered_model(name).aliases if versions else {},
         "models": sorted((m.name, str(m.status)) for m in models),
         "history": dict(sorted(history.items())),
@@ -333,4 +337,6 @@ def test_note_links_the_statement_of_the_latest_version_and_the_plan_is_kept_onc
         f"{mlflow_server}/#/experiments/{logged.experiment_id}/runs/{logged.run_id}"
         "/artifacts/statement.html"
     )
+    version = client.get_model_version("linked", logged.model_version)
+    assert version.description.endswith(f" **[Privacy statement]({logged.statement_url})**")
     assert sorted(plan) == ["plan/epsilon.png", "plan/plan.json"]

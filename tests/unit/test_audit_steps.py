@@ -10,11 +10,13 @@ from fl_core.privacy.randomness import SeededStream
 from tasks.audit_steps import (
     SYNTHETIC_ROWS,
     Request,
+    audit_at_site,
     audit_public,
     made_up_rows,
     require_same_campaign,
 )
 from tasks.locking import Shelves
+from tasks.site_config import SiteHome
 
 RECORD = {
     "epsilon": 8.0,
@@ -63,3 +65,15 @@ def test_campaign_that_promises_nothing_of_rows_is_refused_before_a_model_is_loa
 
     with pytest.raises(CampaignError, match=r"states no privacy\.record"):
         audit_public(request, None, shelves=Shelves(), on_progress=lambda _: None)
+
+
+def test_campaign_without_a_fixed_gate_is_refused_before_a_sites_rows_are_read(tmp_path):
+    campaign = campaign_of()
+    request = Request(
+        campaign=campaign.model_copy(
+            update={"gate": campaign.gate.model_copy(update={"sha256": None})}
+        )
+    )
+
+    with pytest.raises(CampaignError, match="is not locked, so no gate"):
+        audit_at_site(request, SiteHome(tmp_path), on_progress=lambda _: None)
