@@ -27,6 +27,12 @@ def columns_of_examples(examples: Sequence[Mapping[str, Tensor]]) -> Columns:
     if len(examples) == 0:
         raise CampaignError("the dataset has no examples; a client needs at least one")
     first = examples[0]
+    if not isinstance(first, Mapping):
+        raise CampaignError(
+            f"an example is a {type(first).__name__}, expected a mapping of tensors by the names "
+            f"of the model's arguments, with {LABELS!r}",
+            hint='such as {"input": x, "labels": y}',
+        )
     if LABELS not in first:
         raise CampaignError(
             f"examples have the fields {sorted(first)}, expected {LABELS!r} among them"

@@ -336,6 +336,9 @@ def test_round_waits_for_all_clients():
     ("dataset", "text"),
     [
         pytest.param([], "no examples", id="empty"),
+        pytest.param(
+            [(torch.zeros(3), torch.tensor(0))], "an example is a tuple, expected", id="tuples"
+        ),
         pytest.param([{"input_ids": torch.ones(3)}], "'labels'", id="no-labels"),
         pytest.param(
             [
