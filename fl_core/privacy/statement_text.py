@@ -167,8 +167,8 @@ def _sites(statement: PrivacyStatement) -> list[str]:
         parts.append(
             _table(
                 (
-                    "site", "counts", "epsilon", "limit", "delta", "decided by", "other",
-                    "rounds left", "as of round", "ledger",
+                    "site", "counts", "epsilon", "limit", "delta", "by", "other", "rounds left",
+                    "round", "ledger",
                 ),
                 (row for site in statement.sites for row in _site_rows(site)),
             )

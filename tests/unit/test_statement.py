@@ -1,9 +1,12 @@
 """Statements: what a site signs about its budget, and what a version promises."""
 
+import io
 import math
 from datetime import timedelta
 
 import pytest
+from rich.console import Console
+from rich.markdown import Markdown
 from worlds import NO_PRIVACY, NOW, campaign_of, policy_of, world_of
 
 from fl_core.artifacts.documents import from_bytes, to_bytes
@@ -182,6 +185,18 @@ def test_page_begins_with_the_answer_and_holds_every_number(world, budget):
 )
 def test_best_guess_is_the_accuracy_that_epsilon_and_delta_allow(epsilon, delta, expected):
     assert best_guess(epsilon, delta=delta) == pytest.approx(expected, abs=1.01e-4)
+
+
+def test_heads_of_the_table_of_sites_stand_whole_on_a_screen_of_eighty_columns(world, budget):
+    statement = privacy_statement(world.assembly.campaign, budgets={"a": budget}, round_number=3)
+    screen = Console(width=80, file=io.StringIO())
+
+    screen.print(Markdown(to_markdown(statement)))
+
+    shown = screen.file.getvalue()
+    (heads,) = [line for line in shown.splitlines() if "counts" in line and "limit" in line]
+    for word in ("site", "counts", "epsilon", "limit", "delta", "by", "other", "round", "ledger"):
+        assert f" {word} " in heads
 
 
 def test_page_says_what_epsilon_means_for_a_guess(world, budget):
