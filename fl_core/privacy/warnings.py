@@ -1,8 +1,10 @@
 """Settings that can be kept and mean nothing: said before a run, never a reason to stop it.
 
-Two kinds are found from the campaign's public numbers alone. An epsilon above 50 promises nothing
-that a person could feel. A signal that noise buries teaches the model nothing: the ratio below is
-the best that a step could have, so where even that is under 0.01 the budget buys no learning.
+Three kinds are found from the campaign's public numbers alone. An epsilon above 50 promises nothing
+that a person could feel. A delta of one over the number of rows is kept by publishing a row; that
+number is not known here, so the public divisor over the sampling rate stands in for it. A signal
+that noise buries teaches the model nothing: the ratio below is the best that a step could have, so
+where even that is under 0.01 the budget buys no learning.
 
     RecordDp           batch_size / (noise_multiplier sqrt(d))     one step of the smallest site
     ClientDp, central  sites / (noise_multiplier sqrt(d))          one release
@@ -54,6 +56,7 @@ def campaign_warnings(campaign: Campaign) -> tuple[CampaignWarning, ...]:
     record, client = campaign.privacy.record, campaign.privacy.client
     found = [
         *([] if record is None else _epsilon("privacy.record", record.epsilon)),
+        *([] if record is None else _delta(campaign, record)),
         *([] if client is None else _epsilon("privacy.client", client.epsilon)),
     ]
     dimension = _dimension(campaign)
@@ -117,6 +120,21 @@ def _epsilon(section: str, epsilon: float) -> list[CampaignWarning]:
             found=f"{epsilon:g} is above {LARGEST_EPSILON_WITH_MEANING:g} and protects nobody in "
             "any way that can be explained",
             remedy="state 10 or less, or [privacy.none] with the reason",
+        )
+    ]
+
+
+def _delta(campaign: Campaign, record: RecordDp) -> list[CampaignWarning]:
+    largest = max(campaign.training.divisor(site) for site in campaign.sites)
+    one_row = record.sampling_rate / largest
+    if record.delta < one_row:
+        return []
+    return [
+        CampaignWarning(
+            field="privacy.record.delta",
+            found=f"{record.delta:g} is not under sampling_rate / batch_size = {one_row:.2g}, "
+            "about one over the number of rows: publishing one row would keep it",
+            remedy="state 1e-5 or less",
         )
     ]
 

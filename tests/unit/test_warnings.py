@@ -47,6 +47,22 @@ def test_epsilon_above_fifty_is_named(privacy, expected):
     assert fields(campaign_of(privacy=privacy)) == expected
 
 
+def test_delta_that_publishing_a_row_would_keep_is_named():
+    # 16 / 0.1 is some 160 rows, so one row in them is 0.00625.
+    record = campaign_of().privacy.record.model_dump()
+    deltas = {
+        delta: [
+            warning.field
+            for warning in campaign_warnings(
+                campaign_of(privacy={"record": record | {"delta": delta}})
+            )
+        ]
+        for delta in (0.00624, 0.00626)
+    }
+
+    assert deltas == {0.00624: [], 0.00626: ["privacy.record.delta"]}
+
+
 def test_signal_of_a_step_is_that_of_the_smallest_site():
     campaign = campaign_of(
         training={
