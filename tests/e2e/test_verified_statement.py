@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from tests.browser import open_page
 from tests.e2e.federation import SITES, Federation
-from tests.e2e.test_browser import ARGUMENTS, CHROMIUM, PATIENCE_MS
 
 # The same commands run over a folder store and a real MLflow in tests/integration.
 pytestmark = pytest.mark.slow
@@ -69,14 +69,8 @@ def test_statement_of_a_version_is_verified_from_the_store(federation, told):
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, headless=True, args=ARGUMENTS
-        )
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(PATIENCE_MS)
+    with open_page() as page:
         yield page
-        browser.close()
 
 
 def test_officer_sees_the_statement_and_the_plan_in_mlflow(federation, told, page):

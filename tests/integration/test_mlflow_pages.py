@@ -4,25 +4,14 @@ The saved view is in a format of MLflow's user interface; this is the test that 
 later MLflow reads it differently.
 """
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from round_logs import make_campaign, released, skipped
 
 from tasks.tracking import LoggedRound, log_round
-
-CHROMIUM = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-)
+from tests.browser import open_page
 
 pytestmark = pytest.mark.slow
 
@@ -37,14 +26,8 @@ def logged(mlflow_server: str) -> LoggedRound:
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    with sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=shutil.which("chromium"), headless=True, args=list(CHROMIUM)
-        )
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
-        page.set_default_timeout(90_000)
+    with open_page() as page:
         yield page
-        browser.close()
 
 
 def test_link_opens_quality_against_epsilon_above_the_curves_by_round(page, logged):
