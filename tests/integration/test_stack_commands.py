@@ -24,7 +24,10 @@ PROCESSES = {"postgres", "s3", "prefect", "mlflow", "coordinator", "evaluation"}
 @pytest.fixture(scope="module")
 def home(new_home) -> Iterator[Path]:
     folder = new_home()
+    # Where tests run in the background, a shell has them and their children ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield folder
+    signal.signal(signal.SIGINT, before)
     stop(folder)
 
 
