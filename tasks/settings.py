@@ -29,6 +29,7 @@ from fl_core.artifacts.documents import Document
 from fl_core.artifacts.local import LocalStore
 from fl_core.artifacts.store import ObjectStore
 from fl_core.errors import CampaignError
+from tasks.gateway_access import SiteDoor
 from tasks.object_store import S3Location, connect
 
 _VARIABLES = {
@@ -68,6 +69,7 @@ class Settings(Document):
     s3_credentials_file: Path | None = None
     mlflow_uri: str | None = None
     federation: Path | None = None
+    door: SiteDoor | None = None
 
 
 class Folders(Document):
@@ -110,6 +112,10 @@ def open_store(settings: Settings) -> ObjectStore:
     Raises:
         CampaignError: The store's URL or the credentials cannot be used.
     """
+    if settings.door is not None:
+        from tasks.gateway_store import GatewayStore
+
+        return GatewayStore.through(settings.door)
     location = store_location(settings)
     return LocalStore(location) if isinstance(location, Path) else connect(location)
 

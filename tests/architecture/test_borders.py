@@ -36,6 +36,7 @@ HOMES = {
         "fl_core/updates/signing.py": "Ed25519",
         "fl_core/privacy/randomness.py": "the AES-CTR noise stream",
         "fl_core/privacy/ledger.py": "the type of a private key that entries are signed with",
+        "tasks/certificates.py": "certificates of the gateway and of sites",
     },
     "yaml": {"fl_core/campaign/loading.py": "campaign files of people"},
     "pyarrow": {"tasks/site_rows.py": "parquet"},

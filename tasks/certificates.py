@@ -1,0 +1,102 @@
+"""The certificates of the gateway and of the sites: self-signed, pinned, made here.
+
+No authority stands between a site and its coordinator. A site's certificate is in the roster with
+its signing key, and the gateway trusts exactly those; the gateway's certificate is in the file
+that a site's operator was given. So nobody who can have a certificate signed somewhere can stand
+in for either, and nothing expires in the middle of a year's rounds: keys are rotated, not renewed.
+
+The key of TLS is another one than the signing key: what opens a connection signs no update.
+"""
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from fl_core.errors import CampaignError
+
+_VALID = timedelta(days=3653)
+# A clock that is an hour behind must still accept a certificate of now.
+_BACKDATED = timedelta(days=1)
+_MAX_PEM_BYTES = 4096
+
+
+def make_certificate(
+    path: Path, key_path: Path, *, common_name: str, hosts: Sequence[str] = ()
+) -> str:
+    """Make a key (P-256, mode 0600) and its self-signed certificate, and return the PEM.
+
+    Args:
+        path: Where the certificate goes; replaced when there.
+        key_path: Where the key goes; replaced when there.
+        common_name: Who it stands for: a site's name, or ``fedloom-gateway``.
+        hosts: Names and addresses of a server; empty for a client.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    now = datetime.now(UTC)
+    usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATED)
+        .not_valid_after(now + _VALID)
+        # A client that pins a certificate takes it as its own authority.
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    )
+    if hosts:
+        names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+        builder = builder.add_extension(names, critical=False)
+    pem = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    _write(key_path, secret, mode=0o600)
+    _write(path, pem, mode=0o644)
+    return pem.decode()
+
+
+def certificate_sha256(pem: str) -> str:
+    """Return the SHA-256 of a certificate's DER bytes, hex: what a connection is recognised by.
+
+    Raises:
+        CampaignError: The text is not one certificate in PEM.
+    """
+    refusal = CampaignError(
+        "the certificate is not one PEM certificate of at most 4,096 bytes; "
+        "`fedloom site init` makes it"
+    )
+    if len(pem) > _MAX_PEM_BYTES or pem.count("BEGIN CERTIFICATE") != 1:
+        raise refusal
+    try:
+        return x509.load_pem_x509_certificate(pem.encode()).fingerprint(hashes.SHA256()).hex()
+    except ValueError as error:
+        raise refusal from error
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _write(path: Path, data: bytes, *, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
