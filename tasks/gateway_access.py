@@ -10,6 +10,7 @@ from fl_core.campaign.specs import Name
 
 TLS_CERTIFICATE = "tls.crt"
 TLS_KEY = "tls.key"
+GatewayUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^/?#@]+$")]
 
 
 class GatewayAccess(Document):
@@ -23,7 +24,7 @@ class GatewayAccess(Document):
             request signed, for a way through a proxy that ends TLS.
     """
 
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[^/?#@]+$")]
+    url: GatewayUrl
     certificate: Path | None = None
     identify: Literal["certificate", "token"] = "certificate"
 

@@ -1,0 +1,66 @@
+"""The invite: what a site's operator is given, to reach the coordinator's gateway.
+
+Two facts and no secret: the address, and the one certificate that will answer there. Whoever can
+swap the file on its way can pose as the coordinator, so it goes the same way as the fingerprints
+that are compared by voice; the certificate's fingerprint is shown where the file is made and where
+it is used.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from fl_core.artifacts.documents import Document, from_bytes
+from fl_core.errors import CampaignError, ObjectCorrupt
+from tasks.certificates import certificate_sha256
+from tasks.gateway_access import GatewayAccess, GatewayUrl
+
+GATEWAY_CERTIFICATE = "gateway.crt"
+
+
+class Invite(Document):
+    """How a gateway is reached.
+
+    Attributes:
+        url: ``https://host:port``, what sites write into their config.
+        certificate: PEM of the only certificate that is trusted there; None where the gateway's is
+            signed by a public authority.
+        other_urls: Further addresses of the same gateway; a request signed for one of them counts.
+    """
+
+    url: GatewayUrl
+    certificate: Annotated[str, Field(max_length=4096)] | None = None
+    other_urls: tuple[GatewayUrl, ...] = ()
+
+    def urls(self) -> tuple[str, ...]:
+        """Return every address, the first one first."""
+        return (self.url, *self.other_urls)
+
+
+def read_invite(path: Path) -> Invite:
+    """Read the invite that a coordinator gave.
+
+    Raises:
+        CampaignError: Absent, not an invite, or its certificate is none.
+    """
+    hint = "it is the invite.json that `fedloom gateway show` names at the coordinator"
+    try:
+        invite = from_bytes(Invite, path.read_bytes(), what=str(path))
+    except OSError as error:
+        raise CampaignError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
+    except ObjectCorrupt as error:
+        # The file came from a person's hands, so it is input to correct and no damaged object.
+        raise CampaignError(str(error), hint=hint) from error
+    if invite.certificate is not None:
+        certificate_sha256(invite.certificate)
+    return invite
+
+
+def accept_invite(invite: Invite, root: Path) -> GatewayAccess:
+    """Write the gateway's certificate into a site's folder, and return how the site reaches it."""
+    if invite.certificate is None:
+        return GatewayAccess(url=invite.url)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / GATEWAY_CERTIFICATE).write_text(invite.certificate, encoding="ascii")
+    return GatewayAccess(url=invite.url, certificate=Path(GATEWAY_CERTIFICATE))
