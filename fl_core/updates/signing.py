@@ -1,4 +1,4 @@
-"""Ed25519 signatures over canonical JSON: the only module that signs.
+"""Ed25519 signatures over canonical JSON and over lines of text: the only module that signs.
 
 A signature covers every field of a document but ``signature`` itself, so a field added later is
 covered without a change here. Keys are PEM files (PKCS8, not encrypted: the site's worker starts
@@ -114,6 +114,21 @@ def verify_signature(document: D, public_hex: str) -> bool:
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))
         key.verify(bytes.fromhex(signature), _signed_bytes(document))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def sign_text(text: str, key: SigningKey) -> str:
+    """Return the signature of a text that is no document, such as a request, as hex 128."""
+    return key.sign(text.encode()).hex()
+
+
+def verify_text(text: str, *, signature: str, public_hex: str) -> bool:
+    """Say whether a text was signed as it stands by the key ``public_hex``."""
+    try:
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))
+        key.verify(bytes.fromhex(signature), text.encode())
     except (InvalidSignature, ValueError):
         return False
     return True
