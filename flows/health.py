@@ -12,15 +12,12 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Literal
 
-from fl_core.errors import FedloomError
-
-Verdict = Literal["ok", "note", "wrong"]
+from tasks.checks import Check, called, judged
 
 _PACKAGES: Mapping[str, str] = {
     "torch": "",
@@ -36,23 +33,6 @@ _PACKAGES: Mapping[str, str] = {
 _FASTAPI_BELOW = (0, 151)
 _MAX_SKEW_S = 5.0
 _LEAST_FREE_GB = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the doctor's report.
-
-    Attributes:
-        name: What was looked at.
-        verdict: ``ok``, ``note`` (absent, and perhaps not needed here) or ``wrong``.
-        found: What is there.
-        remedy: What to do, or empty.
-    """
-
-    name: str
-    verdict: Verdict
-    found: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +54,7 @@ def installation() -> Iterator[Check]:
     """Check Python, the packages that matter, and where fedloom itself comes from."""
     version = platform.python_version_tuple()
     supported = ("3", "11") <= (version[0], version[1]) < ("3", "14")
-    yield _judged(
+    yield judged(
         "python",
         platform.python_version(),
         is_good=supported,
@@ -89,11 +69,11 @@ def _package(name: str, pin: str) -> Check:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Check(name, "note", "not installed")
+        return Check(name, "warn", "not installed")
     if pin and version != pin:
-        return Check(name, "wrong", version, f"expected {pin}; `pip install {name}=={pin}`")
+        return Check(name, "fail", version, f"expected {pin}; `pip install {name}=={pin}`")
     if name == "fastapi" and _leading_numbers(version) >= _FASTAPI_BELOW:
-        return Check(name, "wrong", version, "Prefect needs it; `pip install 'fastapi<0.151'`")
+        return Check(name, "fail", version, "Prefect needs it; `pip install 'fastapi<0.151'`")
     return Check(name, "ok", version)
 
 
@@ -107,11 +87,11 @@ def _sources() -> Check:
     for package in ("fl_core", "tasks", "flows"):
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
-            return Check("fedloom", "wrong", f"package {package!r} is absent", "install it again")
+            return Check("fedloom", "fail", f"package {package!r} is absent", "install it again")
         folders[package] = Path(spec.origin).parent.parent
     together = len(set(folders.values())) == 1
     found = ", ".join(f"{name} from {folder}" for name, folder in folders.items())
-    return _judged(
+    return judged(
         "fedloom",
         str(folders["flows"]) if together else found,
         is_good=together,
@@ -123,7 +103,7 @@ def disk(folder: Path) -> Check:
     """Check that there is room for a campaign's history (a home takes about 0.2 GB at first)."""
     existing = next(path for path in [folder.resolve(), *folder.resolve().parents] if path.exists())
     free_gb = shutil.disk_usage(existing).free / 1e9
-    return _judged(
+    return judged(
         "disk",
         f"{free_gb:.1f} GB free at {existing}",
         is_good=free_gb >= _LEAST_FREE_GB,
@@ -135,23 +115,16 @@ def servers(addresses: Addresses) -> Iterator[Check]:
     """Check every stated server: does it answer what campaigns ask, and what is its time."""
     if addresses.prefect_api is not None:
         api = addresses.prefect_api
-        yield _called("prefect", lambda: _work_pools(api), f"start the server behind {api}")
+        yield called("prefect", lambda: _work_pools(api), remedy=f"start the server behind {api}")
     if addresses.mlflow is not None:
         uri = addresses.mlflow
-        yield _called("mlflow", lambda: _experiments(uri), f"start the server behind {uri}")
+        yield called("mlflow", lambda: _experiments(uri), remedy=f"start the server behind {uri}")
     if addresses.store_environment is not None:
         stated = addresses.store_environment
-        yield _called("store", lambda: _write_once(stated), "look at the store's address and keys")
+        yield called(
+            "store", lambda: _write_once(stated), remedy="look at the store's address and keys"
+        )
     yield from _clocks(addresses)
-
-
-def _called(name: str, call: Callable[[], str], remedy: str) -> Check:
-    try:
-        return Check(name, "ok", call())
-    except FedloomError as error:
-        return Check(name, "wrong", str(error), error.hint or remedy)
-    except OSError as error:
-        return Check(name, "wrong", f"no answer: {error}", remedy)
 
 
 def _work_pools(api: str) -> str:
@@ -190,7 +163,7 @@ def _clocks(addresses: Addresses) -> Iterator[Check]:
         skew = clock_skew_s(url) if url else None
         if skew is None:
             continue
-        yield _judged(
+        yield judged(
             f"clock of {name}",
             f"{skew:+.1f} s against this machine",
             is_good=abs(skew) <= _MAX_SKEW_S,
@@ -222,7 +195,3 @@ def _get(url: str) -> str | None:
         response.read()
         date = response.headers.get("Date")
         return None if date is None else str(date)
-
-
-def _judged(name: str, found: str, *, is_good: bool, remedy: str) -> Check:
-    return Check(name, "ok", found) if is_good else Check(name, "wrong", found, remedy)

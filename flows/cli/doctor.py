@@ -11,12 +11,13 @@ from rich.text import Text
 
 from flows.cli.context import HomeOption, JsonOption
 from flows.cli.output import console_err, print_json, progress
-from flows.health import Addresses, Check, disk, installation, servers
+from flows.health import Addresses, disk, installation, servers
 from flows.local_stack import DEFAULT_HOME, connect
 from flows.local_workers import environment
 from flows.stack_file import stack_path
+from tasks.checks import Check
 
-_STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def doctor(
@@ -33,7 +34,7 @@ def doctor(
     with progress() as display:
         display.add_task("looking", total=None)
         checks = [*installation(), disk(home), *_server_checks(home)]
-    is_healthy = all(check.verdict != "wrong" for check in checks)
+    is_healthy = all(check.verdict != "fail" for check in checks)
     console_err.print(_table(checks))
     if json_output:
         print_json({"healthy": is_healthy, "checks": [asdict(check) for check in checks]})
@@ -46,7 +47,7 @@ def _server_checks(home: Path) -> list[Check]:
     stack = connect(home)
     if stack is None:
         remedy = f"`fedloom up --home {home}` starts it"
-        return [Check("local stack", "wrong", f"not running over {home}", remedy)]
+        return [Check("local stack", "fail", f"not running over {home}", remedy)]
     return list(servers(_stated_addresses(environment(stack))))
 
 

@@ -156,6 +156,6 @@ def test_doctor_finds_a_stack_that_is_down_and_says_how_to_start_it(home):
     assert report.returncode == 1
     document = json.loads(report.stdout)
     assert not document["healthy"]
-    wrong = [each for each in document["checks"] if each["verdict"] == "wrong"]
+    wrong = [each for each in document["checks"] if each["verdict"] == "fail"]
     assert [each["name"] for each in wrong] == ["local stack"]
     assert f"fedloom up --home {home}" in wrong[0]["remedy"]

@@ -46,10 +46,10 @@ def server_ahead_by():
     [
         ("fastapi", "0.150.0", "ok"),
         # 0.151.0 is the first whose filter calls answer 422 with prefect 3.8.8 (tried).
-        ("fastapi", "0.151.0", "wrong"),
-        ("fastapi", "1.0.0", "wrong"),
+        ("fastapi", "0.151.0", "fail"),
+        ("fastapi", "1.0.0", "fail"),
         ("prefect", "3.8.8", "ok"),
-        ("prefect", "3.8.9", "wrong"),
+        ("prefect", "3.8.9", "fail"),
         ("peft", "0.21.0", "ok"),
     ],
 )
@@ -61,10 +61,10 @@ def test_package_versions_are_judged(package, version, verdict, monkeypatch):
 
     assert checks[package].verdict == verdict
     assert checks[package].found == version
-    assert bool(checks[package].remedy) == (verdict == "wrong")
+    assert bool(checks[package].remedy) == (verdict == "fail")
 
 
-def test_absent_package_is_a_note_because_no_machine_needs_all(monkeypatch):
+def test_absent_package_is_a_warning_because_no_machine_needs_all(monkeypatch):
     def version(name: str) -> str:
         if name == "torch":
             raise importlib.metadata.PackageNotFoundError(name)
@@ -74,7 +74,7 @@ def test_absent_package_is_a_note_because_no_machine_needs_all(monkeypatch):
 
     checks = {check.name: check for check in health.installation()}
 
-    assert checks["torch"].verdict == "note"
+    assert checks["torch"].verdict == "warn"
 
 
 def test_the_three_packages_come_from_one_place():
@@ -94,26 +94,26 @@ def test_clock_skew_is_read_from_the_date_header(ahead, status, server_ahead_by)
     assert skew == pytest.approx(ahead, abs=2)
 
 
-def test_server_with_a_wrong_clock_is_wrong(server_ahead_by):
+def test_server_with_a_wrong_clock_fails(server_ahead_by):
     url = server_ahead_by(60)
     addresses = health.Addresses(prefect_api=None, mlflow=url, store_environment=None)
 
     checks = {check.name: check for check in health.servers(addresses)}
 
     assert checks["mlflow"].verdict == "ok"
-    assert checks["clock of mlflow"].verdict == "wrong"
+    assert checks["clock of mlflow"].verdict == "fail"
     assert "NTP" in checks["clock of mlflow"].remedy
 
 
-def test_server_that_is_away_is_wrong_and_has_no_clock():
+def test_server_that_is_away_fails_and_has_no_clock():
     url = f"http://127.0.0.1:{free_port()}"
     addresses = health.Addresses(prefect_api=f"{url}/api", mlflow=url, store_environment=None)
 
     checks = {check.name: check for check in health.servers(addresses)}
 
     assert {name: check.verdict for name, check in checks.items()} == {
-        "prefect": "wrong",
-        "mlflow": "wrong",
+        "prefect": "fail",
+        "mlflow": "fail",
     }
     assert all(url in check.remedy + check.found for check in checks.values())
 
@@ -124,5 +124,5 @@ def test_disk_of_a_folder_that_is_not_there_yet_is_that_of_its_parent(tmp_path, 
 
     check = health.disk(tmp_path / "home")
 
-    assert check.verdict == "wrong"
+    assert check.verdict == "fail"
     assert check.found == f"1.5 GB free at {tmp_path}"
