@@ -1,0 +1,151 @@
+"""The campaigns' store as a site reaches it: through the gateway, and only what is its own.
+
+The gateway decides per key what this site may read and write, checks size, round and cohort before
+it keeps a byte, and knows no way to remove an object. ``wait`` asks it to answer when one of a few
+objects appears, so a session that waits for a plan costs one open request and finds the plan at
+once.
+"""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import httpx
+
+from fl_core.artifacts.documents import sha256_hex
+from fl_core.artifacts.store import require_key, require_length, require_prefix
+from fl_core.errors import ObjectCorrupt, ObjectMissing, RoundClosed, StoreUnavailable
+from tasks.gateway_access import SiteDoor
+from tasks.gateway_client import GatewayClient, detail_of, refusal, shared_client
+
+SHA256_HEADER = "x-fedloom-sha256"
+LONGEST_WAIT_S = 30.0
+# Inside the class ``list`` is the store's method.
+_Keys = list[str]
+
+
+class GatewayStore:
+    """Write-once objects behind the gateway; safe to share between threads.
+
+    Args:
+        client: Sends the requests of this site.
+    """
+
+    def __init__(self, client: GatewayClient) -> None:
+        self._client = client
+
+    @classmethod
+    def through(cls, door: SiteDoor) -> "GatewayStore":
+        """Return the store behind a site's gateway; nothing is sent yet."""
+        return cls(shared_client(door))
+
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        """Return the object's bytes, compared with the SHA-256 that the gateway states.
+
+        Raises:
+            ObjectMissing: No object under ``key``.
+            ObjectCorrupt: Other bytes than stated, or more than ``max_bytes``.
+            StoreUnavailable: No answer, or the gateway refuses.
+        """
+
+        def read(response: httpx.Response) -> bytes:
+            if response.status_code == HTTPStatus.NOT_FOUND:
+                raise ObjectMissing(f"no object under {key!r} at {self._client.door.access.url}")
+            self._require(response, HTTPStatus.OK, f"read {key!r}")
+            require_length(key, int(response.headers.get("content-length", 0)), max_bytes)
+            data = response.read()
+            require_length(key, len(data), max_bytes)
+            if response.headers.get(SHA256_HEADER) != sha256_hex(data):
+                raise ObjectCorrupt(f"object {key!r} has another sha-256 than the gateway states")
+            return data
+
+        return self._client.request("GET", _object(key), read=read)
+
+    def put_once(self, key: str, data: bytes) -> bool:
+        """Write the object unless one exists.
+
+        A request whose answer got lost is repeated, so False can mean that an earlier try of this
+        very call wrote the object; as with every False, go on from what is stored.
+
+        Raises:
+            RoundClosed: The round takes no more, or this site is not in it.
+            ObjectCorrupt: The object is longer than the gateway takes; another try is no better.
+            StoreUnavailable: No answer, or the gateway refuses.
+        """
+
+        def read(response: httpx.Response) -> bool:
+            if response.status_code == HTTPStatus.PRECONDITION_FAILED:
+                return False
+            if response.status_code == HTTPStatus.CONFLICT:
+                response.read()
+                raise RoundClosed(f"cannot write {key!r}: {detail_of(response)}")
+            if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                response.read()
+                raise ObjectCorrupt(f"object {key!r} is too long: {detail_of(response)}")
+            self._require(response, HTTPStatus.CREATED, f"write {key!r}")
+            return True
+
+        headers = {SHA256_HEADER: sha256_hex(data), "content-length": str(len(data))}
+        return self._client.request("PUT", _object(key), body=data, headers=headers, read=read)
+
+    def list(self, prefix: str) -> _Keys:
+        """Return the keys that start with ``prefix`` and that this site may read, sorted.
+
+        Raises:
+            StoreUnavailable: No answer, or the gateway refuses.
+        """
+        query = urlencode({"prefix": require_prefix(prefix)})
+        return self._client.request(
+            "GET", f"/store/keys?{query}", read=lambda response: self._keys(response, "list keys")
+        )
+
+    def wait(self, keys: Sequence[str], *, seconds: float) -> _Keys:
+        """Return those of ``keys`` that exist, as soon as one does, else none after ``seconds``.
+
+        Raises:
+            StoreUnavailable: No answer, or the gateway refuses.
+        """
+        bounded_s = min(max(seconds, 0.0), LONGEST_WAIT_S)
+        asked = [("key", require_key(key)) for key in keys]
+        query = urlencode([*asked, ("seconds", f"{bounded_s:g}")])
+        return self._client.request(
+            "GET", f"/store/wait?{query}", read=lambda response: self._keys(response, "wait")
+        )
+
+    def discard(self, key: str) -> None:
+        """Refuse: a site cannot take back what it wrote.
+
+        Raises:
+            StoreUnavailable: Always.
+        """
+        raise StoreUnavailable(
+            f"cannot remove {key!r}: a site cannot take back what it wrote",
+            hint="the coordinator removes what may not stay",
+        )
+
+    def _keys(self, response: httpx.Response, what: str) -> _Keys:
+        self._require(response, HTTPStatus.OK, what)
+        response.read()
+        try:
+            found: Any = response.json()
+        except ValueError as error:
+            raise self._garbled(what) from error
+        if not isinstance(found, list) or not all(isinstance(key, str) for key in found):
+            raise self._garbled(what)
+        return sorted(found)
+
+    def _garbled(self, what: str) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self._client.door.access.url} does not answer like a gateway when asked to {what}, "
+            "expected a list of keys; check the url and what stands in between"
+        )
+
+    def _require(self, response: httpx.Response, expected: HTTPStatus, what: str) -> None:
+        if response.status_code != expected:
+            response.read()
+            raise refusal(self._client.door, response.status_code, detail_of(response), what=what)
+
+
+def _object(key: str) -> str:
+    return "/store/objects/" + quote(require_key(key))
