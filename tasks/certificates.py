@@ -60,8 +60,8 @@ def make_certificate(
         builder = builder.add_extension(names, critical=False)
     pem = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    _write(key_path, secret, mode=0o600)
-    _write(path, pem, mode=0o644)
+    replace_file(key_path, secret, mode=0o600)
+    replace_file(path, pem, mode=0o644)
     return pem.decode()
 
 
@@ -90,7 +90,8 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _write(path: Path, data: bytes, *, mode: int) -> None:
+def replace_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a file so that a reader finds the old bytes or the new ones, synced to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)

@@ -1,7 +1,9 @@
 """Making a site, and admitting it.
 
-`fedloom site init` runs at the site: key, config, policy and the ledger's genesis, once per
-dataset. `fedloom enrol` runs at the coordinator and only admits a public key.
+`fedloom site init` runs at the site: keys, config, policy and the ledger's genesis, once per
+dataset. `fedloom enrol` runs at the coordinator and only admits public keys. What the site sends is
+signed by its signing key, so the one fingerprint that two people compare aloud covers all of it,
+the certificate that opens connections too.
 """
 
 import secrets
@@ -19,24 +21,37 @@ from fl_core.campaign.specs import Name
 from fl_core.errors import CampaignError, ObjectCorrupt
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.policy import parse_policy
-from fl_core.updates.signing import generate_key, public_hex, write_key
+from fl_core.updates.signing import (
+    SigningKey,
+    generate_key,
+    public_hex,
+    sign,
+    verify_signature,
+    write_key,
+)
+from tasks.certificates import certificate_sha256, make_certificate, replace_file
+from tasks.gateway_access import TLS_CERTIFICATE, TLS_KEY
 from tasks.site_config import LEDGER, SiteConfig, SiteHome, config_text, surroundings
 from tasks.unit_key import read_unit_key
 from tasks.witnesses import prepare_witnesses, require_unknown
 
 
 class Enrolment(Document):
-    """What a site gives to the coordinator: a name, a public key, a public size.
+    """What a site gives to the coordinator: a name, its public keys, a public size.
 
     Attributes:
         site: Name, as campaigns use it.
         signing_key: Ed25519 public key, hex.
+        certificate: The site's TLS certificate, PEM; None for a site that uses no gateway.
         declared_examples: Public size, typed by the owner, a power of two; or None.
+        signature: Ed25519 of the signing key over the rest.
     """
 
     site: Name
     signing_key: PublicKey
+    certificate: Annotated[str, Field(max_length=4096)] | None = None
     declared_examples: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
+    signature: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +93,6 @@ def make_site(home: SiteHome, new: NewSite) -> Enrolment:
         )
     home.root.mkdir(parents=True, exist_ok=True)
     key = generate_key()
-    enrolment = Enrolment(
-        site=new.config.site,
-        signing_key=public_hex(key),
-        declared_examples=(
-            None if new.declared_examples is None else rounded_size(new.declared_examples)
-        ),
-    )
     dataset = new.dataset or f"{new.config.site}-{secrets.token_hex(4)}"
     text = new.policy_text.replace("{dataset}", dataset)
     policy, around = parse_policy(text, source="the policy"), surroundings(home, new.config)
@@ -100,40 +108,99 @@ def make_site(home: SiteHome, new: NewSite) -> Enrolment:
         key=key,
         now=datetime.now(UTC),
     )
-    home.enrolment.write_bytes(to_bytes(enrolment))
+    enrolment = write_enrolment(home, new.config, key=key, declared_examples=new.declared_examples)
     write_key(key, home.key)
     home.config.write_text(config_text(new.config), encoding="utf-8")
     return enrolment
+
+
+def write_enrolment(
+    home: SiteHome, config: SiteConfig, *, key: SigningKey, declared_examples: int | None
+) -> Enrolment:
+    """Write the site's enrolment, with a TLS key and certificate where it uses a gateway.
+
+    Args:
+        home: The site's folder.
+        config: Its config.
+        key: Its signing key.
+        declared_examples: Public size; rounded to a power of two.
+    """
+    stated = None if declared_examples is None else rounded_size(declared_examples)
+    enrolment = Enrolment(
+        site=config.site,
+        signing_key=public_hex(key),
+        certificate=None if config.gateway is None else _certificate(home, config.site),
+        declared_examples=stated,
+    )
+    signed = sign(enrolment, key)
+    replace_file(home.enrolment, to_bytes(signed))
+    return signed
+
+
+def _certificate(home: SiteHome, site: str) -> str:
+    path, key_path = home.root / TLS_CERTIFICATE, home.root / TLS_KEY
+    if path.exists() and key_path.exists():
+        return path.read_text(encoding="ascii")
+    return make_certificate(path, key_path, common_name=site)
 
 
 def read_enrolment(path: Path) -> Enrolment:
     """Read the file that a site's operator sent.
 
     Raises:
-        CampaignError: Absent, or not an enrolment.
+        CampaignError: Absent, not an enrolment, or not signed by the key that it names.
     """
     hint = "it is the enrol.json that `fedloom site init` wrote at the site"
     try:
-        return from_bytes(Enrolment, path.read_bytes(), what=str(path))
+        enrolment = from_bytes(Enrolment, path.read_bytes(), what=str(path))
     except OSError as error:
         raise CampaignError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
     except ObjectCorrupt as error:
         # The file came from a person's hands, so it is input to correct and no damaged object.
         raise CampaignError(str(error), hint=hint) from error
+    if not enrolment.signature:
+        raise CampaignError(
+            f"{path}: is not signed, so it is of an earlier fedloom; expected a signed enrolment",
+            hint="install this fedloom at the site and run `fedloom site enrolment` there",
+        )
+    if not verify_signature(enrolment, enrolment.signing_key):
+        raise CampaignError(
+            f"{path}: its signature does not hold, so it was changed since the site wrote it",
+            hint="have it sent again; " + hint,
+        )
+    require_certificate(enrolment.certificate)
+    return enrolment
 
 
-def admit(store: ObjectStore, enrolment: Enrolment) -> Roster:
-    """Write the next roster with the site's key.
+def require_certificate(pem: str | None) -> None:
+    """Check that a stated certificate is one; nothing else is trusted about it.
 
     Raises:
-        CampaignError: The name is enrolled with another key.
+        CampaignError: It is not one certificate in PEM.
+    """
+    if pem is not None:
+        certificate_sha256(pem)
+
+
+def admit(store: ObjectStore, enrolment: Enrolment, *, is_confirmed: bool = False) -> Roster:
+    """Write the next roster with the site's keys.
+
+    Args:
+        store: The campaigns' store.
+        enrolment: What the site sent, its signature checked.
+        is_confirmed: A person confirmed that these keys take the place of lost or withdrawn ones.
+
+    Raises:
+        CampaignError: As ``fl_core.campaign.roster.enrol``.
     """
     return enrol(
         store,
         RosterEntry(
             site=enrolment.site,
             signing_key=enrolment.signing_key,
+            certificate=enrolment.certificate,
             declared_examples=enrolment.declared_examples,
             since=datetime.now(UTC),
         ),
+        is_confirmed=is_confirmed,
     )

@@ -1,9 +1,12 @@
 """The roster: the sites' public keys, numbered and write-once.
 
-Enrolling writes the next number; no number is ever written twice, so two coordinators that enrol
-at once get two rosters, one after the other.
+Enrolling, revoking and changing keys write the next number; no number is ever written twice, so two
+coordinators that write at once get two rosters, one after the other. Nothing is taken out: a site
+whose key changed has its old entry, revoked, beside the new one. A round's plan names the number
+that it was drawn from, so what an old key signed for an old round keeps verifying for ever.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated
 
@@ -26,8 +29,9 @@ class RosterEntry(Document):
         signing_key: Ed25519 public key, hex.
         declared_examples: Public size, typed by its owner, rounded to a power of two; or None.
         certificate: The site's TLS certificate, PEM; None for a site that uses no gateway.
-        since: When the site was enrolled, UTC.
-        revoked: When its key was withdrawn, or None.
+        since: When these keys were admitted, UTC.
+        revoked: When they were withdrawn, or None.
+        reason: Why they were withdrawn, in the words of whoever did; sites can read it.
     """
 
     site: Name
@@ -36,6 +40,7 @@ class RosterEntry(Document):
     certificate: Annotated[str, Field(max_length=4096)] | None = None
     since: datetime
     revoked: datetime | None = None
+    reason: Annotated[str, Field(max_length=200)] | None = None
 
 
 class Roster(Document):
@@ -51,6 +56,14 @@ class Roster(Document):
                 return entry
         return None
 
+    def history(self, site: str) -> tuple[RosterEntry, ...]:
+        """Return all entries that a site ever had, oldest first."""
+        return tuple(entry for entry in self.entries if entry.site == site)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all sites that are enrolled and not revoked."""
+        return tuple(entry.site for entry in self.entries if entry.revoked is None)
+
 
 def read_roster(store: ObjectStore, version: int) -> Roster:
     """Read one numbered roster; 0 is empty."""
@@ -65,24 +78,151 @@ def latest_roster(store: ObjectStore) -> Roster:
     return read_document(store, found[-1], Roster) if found else Roster(version=0)
 
 
-def enrol(store: ObjectStore, entry: RosterEntry) -> Roster:
-    """Admit a site: write the next roster with its key.
+def enrol(store: ObjectStore, entry: RosterEntry, *, is_confirmed: bool = False) -> Roster:
+    """Admit a site: write the next roster with its keys.
 
-    Enrolling the same key again changes nothing.
+    The same entry again changes nothing. The same signing key with another certificate or declared
+    size takes the place of the entry before it: whoever holds the key says so.
+
+    Args:
+        store: The campaigns' store.
+        entry: The site's keys.
+        is_confirmed: A person has confirmed with the site's operator that the name was withdrawn
+            or its key is lost, and that these keys are to stand for it from now on.
 
     Raises:
-        CampaignError: The name is enrolled with another key.
+        CampaignError: The name stands for another key, or was withdrawn, and nobody confirmed; or
+            a key or certificate was withdrawn under this name before.
     """
+
+    def changed(roster: Roster) -> Roster:
+        known, earlier = roster.entry(entry.site), roster.history(entry.site)
+        if known is not None and _keys_of(known) == _keys_of(entry):
+            return roster
+        is_same_key = known is not None and known.signing_key == entry.signing_key
+        if not is_same_key:
+            _require_confirmed(known, earlier, is_confirmed=is_confirmed)
+        _require_fresh(roster, entry)
+        why = "certificate or declared size changed" if is_same_key else "enrolled again"
+        return _replaced(roster, entry, why=why)
+
+    return _write_next(store, changed)
+
+
+def revoke(store: ObjectStore, site: str, *, now: datetime, reason: str) -> Roster:
+    """Withdraw a site's keys: write the next roster with its entry revoked.
+
+    Raises:
+        CampaignError: No such site, or it is revoked already.
+    """
+
+    def changed(roster: Roster) -> Roster:
+        if roster.entry(site) is None:
+            was = " any more" if roster.history(site) else ""
+            raise CampaignError(
+                f"no site {site!r} is enrolled{was}", hint="`fedloom sites` lists all of them"
+            )
+        return _longer(roster, _without(roster, site, now=now, reason=reason))
+
+    return _write_next(store, changed)
+
+
+def rotate(store: ObjectStore, entry: RosterEntry, *, old_key: str) -> Roster:
+    """Admit the next keys of an enrolled site; the caller has checked that the old key signed them.
+
+    The same entry again changes nothing.
+
+    Raises:
+        CampaignError: The site is not enrolled with ``old_key``; or a key or certificate was
+            withdrawn under this name before.
+    """
+
+    def changed(roster: Roster) -> Roster:
+        known = roster.entry(entry.site)
+        if known is not None and _keys_of(known) == _keys_of(entry):
+            return roster
+        if known is None or known.signing_key != old_key:
+            found = "not enrolled" if known is None else "enrolled with another key"
+            raise CampaignError(
+                f"site {entry.site!r} is {found}, expected the key that signed this change",
+                hint="ask the site's operator to run `fedloom site rotate` again, or to enrol",
+            )
+        _require_fresh(roster, entry)
+        return _replaced(roster, entry, why="keys changed by the site")
+
+    return _write_next(store, changed)
+
+
+def _write_next(store: ObjectStore, change: Callable[[Roster], Roster]) -> Roster:
     while True:
         roster = latest_roster(store)
-        known = roster.entry(entry.site)
-        if known is not None and known.signing_key == entry.signing_key:
+        longer = change(roster)
+        if longer.version == roster.version:
             return roster
-        if known is not None:
-            raise CampaignError(
-                f"site {entry.site!r} is enrolled with another key ({known.signing_key[:16]}...)",
-                hint="compare fingerprints with the site's operator; another key needs a new name",
-            )
-        longer = Roster(version=roster.version + 1, entries=(*roster.entries, entry))
         if store.put_once(keys.roster(longer.version), to_bytes(longer)):
             return longer
+
+
+def _replaced(roster: Roster, entry: RosterEntry, *, why: str) -> Roster:
+    kept = _without(roster, entry.site, now=entry.since, reason=why)
+    return _longer(roster, (*kept, entry))
+
+
+def _longer(roster: Roster, entries: tuple[RosterEntry, ...]) -> Roster:
+    return Roster(version=roster.version + 1, entries=entries)
+
+
+def _without(roster: Roster, site: str, *, now: datetime, reason: str) -> tuple[RosterEntry, ...]:
+    withdrawn = {"revoked": now, "reason": reason}
+    return tuple(
+        each.model_copy(update=withdrawn) if each.site == site and each.revoked is None else each
+        for each in roster.entries
+    )
+
+
+def _keys_of(entry: RosterEntry) -> tuple[str, str | None, int | None]:
+    return entry.signing_key, entry.certificate, entry.declared_examples
+
+
+def _require_confirmed(
+    known: RosterEntry | None, earlier: tuple[RosterEntry, ...], *, is_confirmed: bool
+) -> None:
+    if is_confirmed or not earlier:
+        return
+    last = earlier[-1]
+    state = (
+        f"was revoked on {last.revoked:%Y-%m-%d}"
+        if known is None
+        else f"is enrolled with another key ({known.signing_key[:16]}...)"
+    )
+    raise CampaignError(
+        f"site {last.site!r} {state}, expected a name that stands for nobody",
+        hint="`fedloom rotate` takes a change that the old key signed; if that key is lost or was "
+        "withdrawn, confirm by voice with the site's operator and enrol with --replace",
+    )
+
+
+def _require_fresh(roster: Roster, entry: RosterEntry) -> None:
+    """Refuse keys that another site has, or that this site had and gave up.
+
+    A certificate is public, so a second site could name it and be taken for the first.
+    """
+    own, known = roster.history(entry.site), roster.entry(entry.site)
+    # A site that was revoked as a whole may come back with the keys that it had last.
+    last = known or (own[-1] if own else None)
+    for each in roster.entries:
+        is_own = each.site == entry.site
+        same = [
+            what
+            for what in ("signing_key", "certificate")
+            if (value := getattr(entry, what)) is not None
+            and value == getattr(each, what)
+            and not (is_own and last is not None and value == getattr(last, what))
+        ]
+        if same:
+            whose = "was withdrawn for this site before" if is_own else "is another site's"
+            raise CampaignError(
+                f"the {same[0].replace('_', ' ')} of site {entry.site!r} {whose}, expected one "
+                "that was never used",
+                hint="`fedloom site rotate` at the site makes new ones",
+            )
