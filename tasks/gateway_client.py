@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -63,7 +63,6 @@ class GatewayClient:
         path: str,
         *,
         body: bytes = b"",
-        headers: Mapping[str, str] | None = None,
         read: Callable[[httpx.Response], T],
     ) -> T:
         """Send one request, and return what ``read`` makes of the answer, whatever its status.
@@ -72,7 +71,6 @@ class GatewayClient:
             method: HTTP method; GET and PUT are repeated where no answer came.
             path: Path with query, quoted.
             body: The body; empty for none.
-            headers: Further headers.
             read: Called with the answer before its body is read.
 
         Raises:
@@ -81,7 +79,7 @@ class GatewayClient:
         pauses_s = iter(_PAUSES_S if method in _REPEATABLE else ())
         while True:
             try:
-                answer = self._once(method, path, body, headers or {}, read)
+                answer = self._once(method, path, body, read)
             except httpx.HTTPError as error:
                 pause_s = None if _is_final(error) else next(pauses_s, None)
                 if pause_s is None:
@@ -104,16 +102,12 @@ class GatewayClient:
         method: str,
         path: str,
         body: bytes,
-        headers: Mapping[str, str],
         read: Callable[[httpx.Response], T],
     ) -> "T | _Busy":
         identity, client = self._client()
-        request = client.build_request(method, path, content=body or None, headers=dict(headers))
+        request = client.build_request(method, path, content=body)
         sent_path = request.url.raw_path.decode("ascii")
-        if identity.signer is not None:
-            request.headers["Authorization"] = identity.signer.authorization(
-                method, sent_path, body
-            )
+        request.headers.update(identity.headers(method, sent_path, body))
         name = self._record.sends(method, sent_path, body)
         status: int | None = None
         try:

@@ -7,16 +7,20 @@ at a proxy. Both are read again when their files change, so a rotated key needs 
 """
 
 import ipaddress
+import secrets
 import ssl
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from fl_core.errors import StoreUnavailable
-from fl_core.updates.signing import read_key
+from fl_core.artifacts.documents import sha256_hex
+from fl_core.updates.signing import SigningKey, read_key
 from tasks.gateway_access import TLS_CERTIFICATE, TLS_KEY, SiteDoor
-from tasks.gateway_token import Signer
+from tasks.request_token import BODY_SHA256, SignedRequest, authorization
 
+TOKEN_S = 60
 _SIGNING_KEY = "key.pem"
 
 
@@ -26,15 +30,40 @@ class Identity:
 
     Attributes:
         verify: TLS context; False for a gateway on this machine that a proxy stands before.
-        signer: Signs every request; None where the certificate is enough.
+        door: The site and its gateway.
+        key: Signs every request; None where the certificate is enough.
         is_local: The gateway is on this machine, so no proxy of the environment is asked.
         stamp: Changes when a file does that this was read from.
     """
 
     verify: ssl.SSLContext | bool
-    signer: Signer | None
+    door: SiteDoor
+    key: SigningKey | None
     is_local: bool
     stamp: tuple[int, ...]
+
+    def headers(self, method: str, target: str, body: bytes) -> dict[str, str]:
+        """Return what one request carries to be known and whole; a token counts once.
+
+        Args:
+            method: HTTP method.
+            target: Path with query, as it stands on the request's line.
+            body: The body, empty for none.
+        """
+        digest = sha256_hex(body)
+        headers = {BODY_SHA256: digest} if body or method not in {"GET", "HEAD"} else {}
+        if self.key is not None:
+            request = SignedRequest(
+                url=self.door.access.url,
+                site=self.door.site,
+                method=method,
+                target=target,
+                body_sha256=digest,
+                expires=int(time.time()) + TOKEN_S,
+                nonce=secrets.token_hex(16),
+            )
+            headers["Authorization"] = authorization(request, self.key)
+        return headers
 
 
 def read_identity(door: SiteDoor) -> Identity:
@@ -56,10 +85,8 @@ def read_identity(door: SiteDoor) -> Identity:
             f"the gateway's url {access.url!r} is not https, and what leaves a site is encrypted",
             hint="write the https url of the invite into site.toml",
         )
-    signer = None
-    if is_token:
-        signer = Signer(access.url, door.site, read_key(door.home / _SIGNING_KEY))
-    return Identity(verify=verify, signer=signer, is_local=local, stamp=stamp)
+    key = read_key(door.home / _SIGNING_KEY) if is_token else None
+    return Identity(verify=verify, door=door, key=key, is_local=local, stamp=stamp)
 
 
 def identity_stamp(door: SiteDoor) -> tuple[int, ...]:

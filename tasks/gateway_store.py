@@ -18,8 +18,8 @@ from fl_core.artifacts.store import require_key, require_length, require_prefix
 from fl_core.errors import ObjectCorrupt, ObjectMissing, RoundClosed, StoreUnavailable
 from tasks.gateway_access import SiteDoor
 from tasks.gateway_client import GatewayClient, detail_of, refusal, shared_client
+from tasks.request_token import BODY_SHA256
 
-SHA256_HEADER = "x-fedloom-sha256"
 LONGEST_WAIT_S = 30.0
 # Inside the class ``list`` is the store's method.
 _Keys = list[str]
@@ -56,7 +56,7 @@ class GatewayStore:
             require_length(key, int(response.headers.get("content-length", 0)), max_bytes)
             data = response.read()
             require_length(key, len(data), max_bytes)
-            if response.headers.get(SHA256_HEADER) != sha256_hex(data):
+            if response.headers.get(BODY_SHA256) != sha256_hex(data):
                 raise ObjectCorrupt(f"object {key!r} has another sha-256 than the gateway states")
             return data
 
@@ -86,8 +86,7 @@ class GatewayStore:
             self._require(response, HTTPStatus.CREATED, f"write {key!r}")
             return True
 
-        headers = {SHA256_HEADER: sha256_hex(data), "content-length": str(len(data))}
-        return self._client.request("PUT", _object(key), body=data, headers=headers, read=read)
+        return self._client.request("PUT", _object(key), body=data, read=read)
 
     def list(self, prefix: str) -> _Keys:
         """Return the keys that start with ``prefix`` and that this site may read, sorted.

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 from urllib.parse import unquote
 
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
@@ -266,7 +266,7 @@ def _files(home: Path) -> list[Path]:
     return [*aside, newest] if newest.exists() else aside
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> BinaryIO | gzip.GzipFile:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
