@@ -131,7 +131,7 @@ def test_key_that_was_rotated_away_is_never_admitted_again(confirmed):
     store = enrolled(NORTH)
     rotate(store, NEXT, old_key=NORTH.signing_key)
 
-    with pytest.raises(CampaignError, match="enrolled with another key|withdrawn"):
+    with pytest.raises(CampaignError, match=r"enrolled with another key|withdrawn"):
         enrol(store, NORTH, is_confirmed=confirmed)
     with pytest.raises(CampaignError, match="certificate of site 'north' was withdrawn"):
         enrol(store, NEXT.model_copy(update={"certificate": NORTH.certificate}))
