@@ -17,6 +17,7 @@ from fl_core.campaign.components import ComponentSpec
 from fl_core.campaign.guarantees import ClientDp
 from fl_core.campaign.roster import Roster
 from fl_core.codecs.codec import CODECS, Codec
+from fl_core.cohorts.rules import require_rule_fits as require_closing_fits
 from fl_core.cohorts.selection import SELECTIONS, Selection
 from fl_core.errors import IncompatibleParts
 from fl_core.privacy.forecast import require_campaign_budget
@@ -129,7 +130,7 @@ def build_parts(campaign: Campaign) -> Parts:
         codec=CODECS.build(campaign.codec),
         selection=SELECTIONS.build(campaign.cohort.selection),
     )
-    _require_reachable_quorum(campaign, parts.selection)
+    require_closing_fits(campaign, parts.selection)
     if campaign.privacy.client is not None:
         _require_client_promise(campaign, campaign.privacy.client, parts.aggregator)
     return parts
@@ -212,16 +213,6 @@ def _require_sites_fit(campaign: Campaign) -> None:
         odd = ", ".join(sorted(set(sizes) ^ set(campaign.sites)))
         raise IncompatibleParts(
             f"training.batch_size names other sites than the campaign ({odd}); name every site once"
-        )
-
-
-def _require_reachable_quorum(campaign: Campaign, selection: Selection) -> None:
-    quorum = campaign.cohort.quorum
-    asked = len(selection.select(campaign.sites, coins=campaign.id))
-    if quorum is not None and quorum > asked:
-        raise IncompatibleParts(
-            f"cohort.quorum is {quorum} and at most {asked} sites are asked in a round; "
-            "ask more sites, or lower the quorum"
         )
 
 

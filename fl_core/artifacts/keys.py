@@ -14,6 +14,7 @@ FEDERATION = "ledger/clients/"
 FEDERATION_IDENTITY = FEDERATION + "identity.json"
 APPROVALS = "approvals/"
 READ_OUTS = "readouts/"
+DECISIONS = "decisions/"
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 HEAD_FILE = "head.safetensors"
@@ -78,6 +79,11 @@ def plan(campaign_id: str, round_number: int) -> str:
     return round_prefix(campaign_id, round_number) + "plan.json"
 
 
+def updates(campaign_id: str, round_number: int) -> str:
+    """Return the prefix of all that sites write in one round, with a trailing slash."""
+    return round_prefix(campaign_id, round_number) + "updates/"
+
+
 def update_prefix(campaign_id: str, round_number: int, site: str) -> str:
     """Return the prefix under which one site writes in one round."""
     return round_prefix(campaign_id, round_number) + f"updates/{site}/"
@@ -107,6 +113,11 @@ def manifest(campaign_id: str, round_number: int, site: str) -> str:
 def declined(campaign_id: str, round_number: int, site: str) -> str:
     """Return the key of a site's signed refusal."""
     return update_prefix(campaign_id, round_number, site) + "declined.json"
+
+
+def quorum(campaign_id: str, round_number: int) -> str:
+    """Return the key of when the round's quorum was first seen."""
+    return round_prefix(campaign_id, round_number) + "quorum.json"
 
 
 def collected(campaign_id: str, round_number: int) -> str:
@@ -222,6 +233,11 @@ def approval(campaign_digest: str) -> str:
 def read_out(campaign_digest: str, round_number: int) -> str:
     """Return the key of what noise did to one round, in the site's own store."""
     return f"{READ_OUTS}{campaign_digest}/{round_number:04d}.json"
+
+
+def decision(seq: int) -> str:
+    """Return the key of one decision of a site's operator, in the site's own store."""
+    return f"{DECISIONS}{seq:06d}.json"
 
 
 def exchange(dataset: str, campaign_digest: str, round_number: int) -> str:

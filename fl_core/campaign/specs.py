@@ -129,10 +129,18 @@ class TrainingSpec(Document):
 class CohortRule(Document):
     """Who is asked in a round, and when the round goes on without the rest.
 
+    A round closes when all have answered, at its deadline, or earlier where ``grace_s`` or
+    ``over_select`` say so. It is released if ``quorum`` *and* ``quorum_share`` are reached.
+
     Attributes:
         selection: Part of the registry of cohorts.
         quorum: Smallest number of accepted updates, also once fewer sites can be asked; None means
-            more than half of those asked.
+            more than half of those that the selection names.
+        quorum_share: Smallest share of the cohort's declared examples that the accepted sites must
+            hold together; every site then needs a declared size. None asks for none.
+        over_select: Sites asked besides the selection's; the round closes once as many updates as
+            the selection names are accepted. None asks nobody besides.
+        grace_s: Seconds that the rest have once the quorum is reached; None is until the deadline.
         deadline_s: Seconds from the plan to the deadline.
         upload_after_s: Seconds from the plan to the uploads of all sites, so that the time of an
             upload says nothing about rows (SOUNDNESS, rule 19); None uploads when ready.
@@ -140,6 +148,9 @@ class CohortRule(Document):
 
     selection: Component = ComponentSpec(kind="everyone")
     quorum: Count | None = None
+    quorum_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    over_select: Count | None = None
+    grace_s: Annotated[float, Field(ge=0)] | None = None
     deadline_s: Positive = 600.0
     upload_after_s: Positive | None = None
 
@@ -147,6 +158,9 @@ class CohortRule(Document):
     def _uploads_before_deadline(self) -> Self:
         if self.upload_after_s is not None and self.upload_after_s >= self.deadline_s:
             msg = "upload_after_s must lie before deadline_s, with time left for the upload itself"
+            raise ValueError(msg)
+        if self.grace_s is not None and self.grace_s >= self.deadline_s:
+            msg = "grace_s must be shorter than deadline_s, which ends the round in any case"
             raise ValueError(msg)
         return self
 

@@ -5,7 +5,7 @@ that open the same round draw the same cohort. No privacy is claimed from them (
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Protocol
 
 from pydantic import Field
@@ -50,7 +50,9 @@ class Uniform(Part):
 
     def select(self, available: Sequence[str], *, coins: str) -> tuple[str, ...]:
         """Return the ``size`` sites whose hash with ``coins`` is smallest, sorted."""
-        drawn = sorted(
-            available, key=lambda site: hashlib.sha256(f"{coins}/{site}".encode()).digest()
-        )
-        return tuple(sorted(drawn[: self.size]))
+        return tuple(sorted(in_public_order(available, coins=coins)[: self.size]))
+
+
+def in_public_order(sites: Iterable[str], *, coins: str) -> list[str]:
+    """Return sites in an order that anybody can work out, every order equally likely."""
+    return sorted(sites, key=lambda site: hashlib.sha256(f"{coins}/{site}".encode()).digest())

@@ -5,17 +5,20 @@ says about itself: the payload is hashed and every tensor is looked at before a 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import document_sha256, read_document, write_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.campaign.roster import Roster, read_roster
-from fl_core.cohorts.quorum import Tally, has_quorum, is_closed
+from fl_core.cohorts.quorum import Closing, Tally, has_quorum, is_closed, shortfall
+from fl_core.cohorts.rules import closing_of, declared_share
 from fl_core.errors import ObjectCorrupt, ObjectMissing, UpdateRejected
-from fl_core.rounds.documents import Collected, RoundPlan, SiteAnswer
+from fl_core.rounds.documents import Collected, QuorumReached, RoundPlan, SiteAnswer
+from fl_core.rounds.plan import declared_sizes
 from fl_core.updates.manifest import Declined, UpdateManifest
 from fl_core.updates.payload import unsalted
 from fl_core.updates.update import Update
@@ -32,6 +35,8 @@ _BYTES_PER_VALUE = 4
 _HEADER_BYTES = 1 << 20
 # A manifest names every tensor; a thousand layers are some 200 kB.
 MAX_DOCUMENT_BYTES = 4 << 20
+
+NOBODY_LOOKED: Mapping[str, str] = MappingProxyType({})
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +78,41 @@ def has_answered(store: ObjectStore, campaign_id: str, *, round_number: int, sit
     return not ends.isdisjoint(store.list(keys.update_prefix(campaign_id, round_number, site)))
 
 
+def answered_sites(store: ObjectStore, campaign_id: str, plan: RoundPlan) -> tuple[str, ...]:
+    """Return the sites of a cohort whose answer is complete; one look at the store for them all.
+
+    Nothing of an answer is checked.
+    """
+    present = frozenset(store.list(keys.updates(campaign_id, plan.round)))
+    return tuple(
+        site
+        for site in plan.cohort
+        if keys.manifest(campaign_id, plan.round, site) in present
+        or keys.declined(campaign_id, plan.round, site) in present
+    )
+
+
+def new_answers(
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, known: Container[str]
+) -> dict[str, SiteAnswer]:
+    """Examine the answers that have come since; one look at the store, however many sites.
+
+    Args:
+        assembly: The campaign's parts.
+        store: The campaign's store.
+        plan: The round's plan.
+        known: Sites whose answer was examined before.
+    """
+    campaign_id = assembly.campaign.id
+    present = frozenset(store.list(keys.updates(campaign_id, plan.round)))
+    found = {
+        site: _examine(assembly, store, plan, site=site, present=present)
+        for site in plan.cohort
+        if site not in known
+    }
+    return {site: answer for site, answer in found.items() if answer is not None}
+
+
 def examine_site(
     assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str
 ) -> SiteAnswer | None:
@@ -81,8 +121,19 @@ def examine_site(
     A manifest comes last, so its presence means the update is complete. A site that declined and
     sent a manifest as well is judged by the manifest.
     """
+    present = store.list(keys.update_prefix(assembly.campaign.id, plan.round, site))
+    return _examine(assembly, store, plan, site=site, present=frozenset(present))
+
+
+def _examine(
+    assembly: Assembly,
+    store: ObjectStore,
+    plan: RoundPlan,
+    *,
+    site: str,
+    present: frozenset[str],
+) -> SiteAnswer | None:
     campaign_id = assembly.campaign.id
-    present = set(store.list(keys.update_prefix(campaign_id, plan.round, site)))
     try:
         if keys.manifest(campaign_id, plan.round, site) in present:
             manifest = read_update(assembly, store, plan, site=site).manifest
@@ -105,20 +156,14 @@ def read_update(assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site
     Raises:
         UpdateRejected: With the first check that fails.
     """
-    campaign_id = assembly.campaign.id
     expected = expected_of(
         assembly, plan, site=site, roster=read_roster(store, plan.roster_version)
     )
+    manifest = _read_manifest(assembly, store, plan, expected=expected)
     try:
-        manifest = read_document(
-            store,
-            keys.manifest(campaign_id, plan.round, site),
-            UpdateManifest,
-            max_bytes=MAX_DOCUMENT_BYTES,
-        )
-        verify_manifest(manifest, expected)
         payload = store.get(
-            keys.payload(campaign_id, plan.round, site), max_bytes=expected.max_payload_bytes
+            keys.payload(assembly.campaign.id, plan.round, site),
+            max_bytes=expected.max_payload_bytes,
         )
     except (ObjectMissing, ObjectCorrupt) as error:
         raise UpdateRejected("payload", f"site {site!r} round {plan.round}: {error}") from error
@@ -127,6 +172,35 @@ def read_update(assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site
     tensors = assembly.codec.decode(encoded)
     verify_tensors(tensors, expected)
     return Update(tensors=tensors, manifest=manifest)
+
+
+def _read_manifest(
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, expected: Expected
+) -> UpdateManifest:
+    key = keys.manifest(assembly.campaign.id, plan.round, expected.site)
+    try:
+        manifest = read_document(store, key, UpdateManifest, max_bytes=MAX_DOCUMENT_BYTES)
+    except (ObjectMissing, ObjectCorrupt) as error:
+        raise UpdateRejected(
+            "payload", f"site {expected.site!r} round {plan.round}: {error}"
+        ) from error
+    verify_manifest(manifest, expected)
+    return manifest
+
+
+def read_accepted_manifest(
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str, collected: Collected
+) -> UpdateManifest:
+    """Read the manifest that was accepted from one site, and no other; its payload is not read.
+
+    Raises:
+        UpdateRejected: With the first check that fails; the manifest is gone, or another one.
+    """
+    roster = read_roster(store, plan.roster_version)
+    expected = expected_of(assembly, plan, site=site, roster=roster)
+    manifest = _read_manifest(assembly, store, plan, expected=expected)
+    _require_accepted(manifest, plan, collected=collected)
+    return manifest
 
 
 def read_accepted(
@@ -141,46 +215,100 @@ def read_accepted(
         UpdateRejected: With the first check that fails; the update is gone, or another one.
     """
     update = read_update(assembly, store, plan, site=site)
-    if document_sha256(update.manifest) != collected.answers[site].manifest_sha256:
-        raise UpdateRejected(
-            "payload",
-            f"site {site!r} round {plan.round}: the manifest is not the accepted one; it was "
-            "replaced, so take the right to delete objects from the site",
-        )
+    _require_accepted(update.manifest, plan, collected=collected)
     return update
 
 
-def close_collection(
+def _require_accepted(manifest: UpdateManifest, plan: RoundPlan, *, collected: Collected) -> None:
+    if document_sha256(manifest) != collected.answers[manifest.site].manifest_sha256:
+        raise UpdateRejected(
+            "payload",
+            f"site {manifest.site!r} round {plan.round}: the manifest is not the accepted one; it "
+            "was replaced, so take the right to delete objects from the site",
+        )
+
+
+def close_collection(  # noqa: PLR0913  what a round's end is decided from, by name
     assembly: Assembly,
     store: ObjectStore,
     plan: RoundPlan,
     *,
     answers: Mapping[str, SiteAnswer],
     now: datetime,
+    seen: Mapping[str, str] = NOBODY_LOOKED,
 ) -> Collected | None:
-    """Freeze the answers once all are in or the deadline has passed; None before that.
+    """Freeze the answers once the round's rule says that it goes on; None before that.
 
     Whoever calls second, also after a crash, gets what was frozen first: later arrivals are
     ignored for good.
+
+    Args:
+        assembly: The campaign's parts.
+        store: The campaign's store.
+        plan: The round's plan.
+        answers: Of the sites that have answered.
+        now: Time of the caller, UTC.
+        seen: What sessions of sites look like from outside, a few words by site; noted with those
+            that are missing.
     """
     key = keys.collected(assembly.campaign.id, plan.round)
     try:
         return read_document(store, key, Collected)
     except ObjectMissing:
         pass
-    accepted = sum(answer.status == "accepted" for answer in answers.values())
-    tally = Tally(
-        asked=len(plan.cohort), accepted=accepted, pending=len(plan.cohort) - len(answers)
-    )
-    if not is_closed(tally, late=now >= plan.deadline):
+    accepted = [site for site, answer in answers.items() if answer.status == "accepted"]
+    tally, closing = _standing(assembly, store, plan, accepted=accepted, answered=len(answers))
+    is_enough = has_quorum(tally, closing)
+    since_s = _since_quorum(assembly, store, plan, now=now) if is_enough else None
+    if not is_closed(tally, closing, late=now >= plan.deadline, since_quorum_s=since_s):
         return None
-    missing = SiteAnswer(status="missing")
+    missing = {
+        site: SiteAnswer(status="missing", reason=seen.get(site, "")) for site in plan.cohort
+    }
     collected = Collected(
         round=plan.round,
-        answers={site: answers.get(site, missing) for site in plan.cohort},
-        has_quorum=has_quorum(tally, assembly.campaign.cohort.quorum),
+        answers={site: answers.get(site, missing[site]) for site in plan.cohort},
+        has_quorum=is_enough,
     )
     return write_document(store, key, collected)
+
+
+def quorum_missed(
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, collected: Collected
+) -> str:
+    """Say what a round without a quorum lacks, for people; empty where it has one."""
+    tally, closing = _standing(
+        assembly, store, plan, accepted=collected.accepted, answered=len(collected.answers)
+    )
+    return shortfall(tally, closing)
+
+
+def _standing(
+    assembly: Assembly,
+    store: ObjectStore,
+    plan: RoundPlan,
+    *,
+    accepted: Sequence[str],
+    answered: int,
+) -> tuple[Tally, Closing]:
+    rule, wanted = assembly.campaign.cohort, plan.wanted or len(plan.cohort)
+    share = None
+    if rule.quorum_share is not None:
+        sizes = declared_sizes(read_roster(store, plan.roster_version), plan.cohort)
+        share = declared_share(sizes, accepted=accepted, asked=plan.cohort)
+    tally = Tally(wanted, len(accepted), len(plan.cohort) - answered, share)
+    return tally, closing_of(rule, wanted=wanted, quorum=plan.quorum, grace_s=plan.grace_s)
+
+
+def _since_quorum(
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, now: datetime
+) -> float | None:
+    if plan.grace_s is None:
+        return None
+    # Written once, so that the grace time does not begin anew with the next coordinator.
+    key = keys.quorum(assembly.campaign.id, plan.round)
+    reached = write_document(store, key, QuorumReached(round=plan.round, at=now))
+    return (now - reached.at).total_seconds()
 
 
 def _declined(assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str) -> SiteAnswer:

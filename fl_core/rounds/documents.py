@@ -29,6 +29,9 @@ class RoundPlan(Document):
         opened: When the plan was written, UTC.
         deadline: When the round goes on without the rest, UTC.
         upload_at: When all sites upload, UTC; None when they are ready.
+        wanted: Accepted updates at which the round goes on; None where it asks no more than that.
+        quorum: Accepted updates that the run asks for, where that is more than the campaign does.
+        grace_s: Seconds that the rest have after the quorum; None is until the deadline.
         code_version: fedloom at the coordinator.
     """
 
@@ -40,7 +43,39 @@ class RoundPlan(Document):
     opened: AwareDatetime
     deadline: AwareDatetime
     upload_at: AwareDatetime | None = None
+    wanted: Annotated[int, Field(ge=1)] | None = None
+    quorum: Annotated[int, Field(ge=1)] | None = None
+    grace_s: Annotated[float, Field(ge=0)] | None = None
     code_version: str
+
+
+class RoundChoice(Document):
+    """What a run may choose for the rounds it opens, without changing the frozen campaign.
+
+    A run may be stricter about the quorum, never laxer; the rest is a matter of patience. It counts
+    for rounds that the run opens: a plan that is there keeps what it says.
+
+    Attributes:
+        deadline_s: Seconds from a plan to its deadline; None is the campaign's.
+        quorum: Smallest number of accepted updates; None is the campaign's.
+        grace_s: Seconds that the rest have after the quorum; None is the campaign's.
+    """
+
+    deadline_s: Annotated[float, Field(gt=0)] | None = None
+    quorum: Annotated[int, Field(ge=1)] | None = None
+    grace_s: Annotated[float, Field(ge=0)] | None = None
+
+
+class QuorumReached(Document):
+    """When a round's quorum was first seen; its grace time counts from then, whoever looks.
+
+    Attributes:
+        round: From 1.
+        at: By the clock of the coordinator that saw it, UTC.
+    """
+
+    round: RoundNumber
+    at: AwareDatetime
 
 
 class SiteAnswer(Document):
@@ -48,8 +83,9 @@ class SiteAnswer(Document):
 
     Attributes:
         status: ``accepted``; ``rejected`` (an update failed a check); ``declined`` (the site said
-            no); ``missing`` (no answer by the deadline).
-        reason: Rejection reason, or the site's reason to decline.
+            no); ``missing`` (no answer when the round went on).
+        reason: Rejection reason, or the site's reason to decline; of a missing site what its
+            session looked like from outside, if anybody looked.
         rules: Names of broken gate rules or policy fields.
         manifest_sha256: Hash of the signed manifest of an accepted update.
         payload_bytes: Bytes of its payload.

@@ -4,6 +4,7 @@ A second caller loses the race and reads what the first one wrote, so there is o
 one cohort per round and one deadline, whoever asks and however often.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from importlib.metadata import version
 
@@ -12,11 +13,14 @@ from fl_core.artifacts.documents import read_document, write_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly, assemble, site_weights
 from fl_core.campaign.campaign import Campaign
-from fl_core.campaign.roster import latest_roster
-from fl_core.errors import CampaignError, ObjectMissing, RoundError
+from fl_core.campaign.roster import Roster, latest_roster
+from fl_core.cohorts.rules import draw_cohort, require_speed_says_nothing
+from fl_core.errors import CampaignError, IncompatibleParts, ObjectMissing, RoundError
 from fl_core.rounds.adapters import write_initial_adapter
-from fl_core.rounds.documents import Collected, Outcome, RoundPlan
+from fl_core.rounds.documents import Collected, Outcome, RoundChoice, RoundPlan
 from fl_core.rounds.upload_time import upload_time
+
+CAMPAIGNS_OWN = RoundChoice()
 
 
 def open_campaign(store: ObjectStore, campaign: Campaign) -> Assembly:
@@ -68,7 +72,12 @@ def read_assembly(store: ObjectStore, campaign_id: str) -> Assembly:
 
 
 def open_round(
-    assembly: Assembly, store: ObjectStore, *, round_number: int, now: datetime
+    assembly: Assembly,
+    store: ObjectStore,
+    *,
+    round_number: int,
+    now: datetime,
+    choice: RoundChoice = CAMPAIGNS_OWN,
 ) -> RoundPlan:
     """Return the round's plan, writing it if there is none.
 
@@ -77,9 +86,12 @@ def open_round(
         store: The campaign's store.
         round_number: From 1 to max_rounds.
         now: Time of the caller, UTC; the deadline counts from it.
+        choice: What the run chose; a plan that is there keeps what it says.
 
     Raises:
         RoundError: The round is outside the campaign, or no site is left to ask.
+        CampaignError: The choice is laxer than the campaign, or does not fit it.
+        IncompatibleParts: The quorum goes by declared sizes and a site declared none.
     """
     campaign = assembly.campaign
     if not 1 <= round_number <= campaign.max_rounds:
@@ -91,28 +103,96 @@ def open_round(
     try:
         return read_document(store, key, RoundPlan)
     except ObjectMissing:
-        plan = _draw_plan(assembly, store, round_number=round_number, now=now)
+        require_choice_fits(campaign, choice)
+        plan = _draw_plan(assembly, store, round_number=round_number, now=now, choice=choice)
         return write_document(store, key, plan)
 
 
+def require_choice_fits(campaign: Campaign, choice: RoundChoice) -> None:
+    """Check that what a run chose keeps what the campaign promises.
+
+    Raises:
+        CampaignError: A laxer quorum, one that nobody can reach, times that do not fit each other,
+            or a grace time that a guarantee does not allow.
+    """
+    rule = campaign.cohort
+    if choice.quorum is not None:
+        least, most = rule.quorum or 1, len(campaign.sites)
+        if not least <= choice.quorum <= most:
+            raise CampaignError(
+                f"a quorum of {choice.quorum} was chosen for this run and campaign "
+                f"{campaign.id!r} allows {least} to {most}; a run may ask for more, never for less"
+            )
+    deadline_s = choice.deadline_s or rule.deadline_s
+    if rule.upload_after_s is not None and rule.upload_after_s >= deadline_s:
+        raise CampaignError(
+            f"a deadline of {deadline_s:g} s was chosen for this run and the campaign's answers "
+            f"leave after {rule.upload_after_s:g} s; choose a later deadline"
+        )
+    if choice.grace_s is not None:
+        require_speed_says_nothing(campaign, name="grace_s")
+
+
 def _draw_plan(
-    assembly: Assembly, store: ObjectStore, *, round_number: int, now: datetime
+    assembly: Assembly,
+    store: ObjectStore,
+    *,
+    round_number: int,
+    now: datetime,
+    choice: RoundChoice,
 ) -> RoundPlan:
     campaign = assembly.campaign
+    rule = campaign.cohort
     available = available_sites(assembly, store)
     if not available:
         raise RoundError(f"campaign {campaign.id!r} has no site to ask in round {round_number}")
+    roster = latest_roster(store)
+    cohort, wanted = draw_cohort(
+        assembly.selection,
+        available,
+        coins=f"{assembly.digest}/{round_number}",
+        over_select=rule.over_select,
+    )
+    if rule.quorum_share is not None:
+        declared_sizes(roster, cohort)
+    most = wanted or len(cohort)
+    if choice.quorum is not None and choice.quorum > most:
+        raise CampaignError(
+            f"a quorum of {choice.quorum} was chosen for this run and round {round_number} wants "
+            f"{most} updates; choose a lower one"
+        )
     return RoundPlan(
         campaign_digest=assembly.digest,
         round=round_number,
-        roster_version=latest_roster(store).version,
+        roster_version=roster.version,
         base_hash=current_adapter(store, campaign, before=round_number),
-        cohort=assembly.selection.select(available, coins=f"{assembly.digest}/{round_number}"),
+        cohort=cohort,
         opened=now,
-        deadline=now + timedelta(seconds=campaign.cohort.deadline_s),
+        deadline=now + timedelta(seconds=choice.deadline_s or rule.deadline_s),
         upload_at=upload_time(campaign, now),
+        wanted=wanted,
+        quorum=choice.quorum,
+        grace_s=rule.grace_s if choice.grace_s is None else choice.grace_s,
         code_version=version("fedloom"),
     )
+
+
+def declared_sizes(roster: Roster, sites: Iterable[str]) -> dict[str, int]:
+    """Return the public sizes that sites declared when they were enrolled.
+
+    Raises:
+        IncompatibleParts: One declared none.
+    """
+    sizes: dict[str, int] = {}
+    for site in sites:
+        entry = roster.entry(site)
+        if entry is None or entry.declared_examples is None:
+            raise IncompatibleParts(
+                f"cohort.quorum_share goes by declared sizes and site {site!r} declared none; "
+                "enrol it with declared_examples, or use cohort.quorum alone"
+            )
+        sizes[site] = entry.declared_examples
+    return sizes
 
 
 def available_sites(assembly: Assembly, store: ObjectStore) -> list[str]:
