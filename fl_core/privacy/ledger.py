@@ -20,7 +20,7 @@ from fl_core.privacy.budget import Spend
 from fl_core.privacy.ledger_documents import NO_ENTRY, LedgerEntry
 from fl_core.privacy.ledger_entries import Chain, ChainReader, require_sound
 from fl_core.updates.records import EventRecord, Terms
-from fl_core.updates.signing import public_hex, sign
+from fl_core.updates.signing import public_hex, sign, sign_both
 
 # Every loss means that another writer succeeded; so many in a row means something else is wrong.
 MAX_ATTEMPTS = 1000
@@ -102,6 +102,32 @@ class Ledger:
     def check(self) -> Chain:
         """Read and check everything from the first entry, and return it with what does not hold."""
         return ChainReader(self.public_key).read(self._store)
+
+    def hand_over(self, key: Ed25519PrivateKey) -> "Ledger":
+        """Have another key sign from here on, and return the ledger opened with it.
+
+        Both keys sign the entry. Whoever still holds the old key cannot append any more, and
+        finds the ledger corrupt. A second time changes nothing.
+
+        Raises:
+            LedgerCorrupt: The ledger does not hold, or a third key signs it.
+            LedgerConflict: Other writers won every attempt.
+        """
+        after = Ledger(
+            self._store, dataset=self.dataset, unit=self.unit, key=key, clock=self._clock
+        )
+        for _ in range(MAX_ATTEMPTS):
+            if after.public_key == self.public_key or not after.check().findings:
+                return after
+            entry = LedgerEntry(
+                **self._next_fields(self.chain()),
+                kind="rotated",
+                old_key=self.public_key,
+                new_key=after.public_key,
+            )
+            signed = sign_both(entry, old_key=self._key, new_key=key)
+            self._store.put_once(keys.ledger_entry(signed.seq), to_bytes(signed))
+        raise self._busy()
 
     def entries(self) -> list[LedgerEntry]:
         """Return all entries, checked; raises as ``chain`` does."""

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from fl_core.artifacts.documents import Document
+from fl_core.campaign.roster import PublicKey
 from fl_core.campaign.specs import Name, Sha256
 from fl_core.updates.records import EventRecord, SequenceNumber, Terms
 
@@ -55,7 +56,7 @@ class LedgerEntry(Document):
         unit: Unit of protection.
         kind: ``genesis`` opens a ledger, ``reserve`` charges, ``commit`` says that the update of a
             reserve is in the outbox, ``void`` takes back a reserve that nothing was trained for,
-            ``recovered`` charges what was lost.
+            ``recovered`` charges what was lost, ``rotated`` hands the ledger to another key.
         campaign_digest: Campaign of a reserve, commit or void.
         round: Its round.
         plan_sha256: Hash of the plan that the site accepted for that round.
@@ -65,15 +66,19 @@ class LedgerEntry(Document):
         lost: Of a recovery: sequence numbers below it that nobody holds.
         charges: Of a recovery: what is charged for them, and for what was set aside.
         set_aside: Of a recovery: hashes of entries of another branch that witnesses hold.
+        old_key: Of a rotation: the key that signed up to here, hex.
+        new_key: Of a rotation: the key that signs from here on.
+        old_signature: Of a rotation: Ed25519 of the old key over the rest but ``signature``; None
+            where that key was lost, and the new one alone says so.
         time: When it was written, by the site's clock, UTC.
         previous_sha256: SHA-256 of the stored bytes of the entry before; zeros at genesis.
-        signature: Ed25519 of the site over the rest.
+        signature: Ed25519 of the site over the rest; of a rotation, by the new key.
     """
 
     seq: SequenceNumber
     dataset: Name
     unit: str
-    kind: Literal["genesis", "reserve", "commit", "void", "recovered"]
+    kind: Literal["genesis", "reserve", "commit", "void", "recovered", "rotated"]
     campaign_digest: Sha256 | None = None
     round: Annotated[int, Field(ge=1)] | None = None
     plan_sha256: Sha256 | None = None
@@ -83,6 +88,9 @@ class LedgerEntry(Document):
     lost: tuple[LostRange, ...] | None = None
     charges: tuple[LostCharge, ...] | None = None
     set_aside: tuple[Sha256, ...] | None = None
+    old_key: PublicKey | None = None
+    new_key: PublicKey | None = None
+    old_signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")] | None = None
     time: AwareDatetime
     previous_sha256: Sha256
     signature: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")] = ""
@@ -99,16 +107,23 @@ class LedgerEntry(Document):
             "commit": ends,
             "void": ends,
             "recovered": is_bare and self.event is None and self.reserve_seq is None,
+            "rotated": is_bare and self.event is None and self.reserve_seq is None,
         }
         parts = (self.lost, self.charges, self.set_aside)
         recovers = all(part is not None for part in parts)
         is_recovery = self.kind == "recovered"
         has_terms_in_place = self.terms is None or self.kind == "reserve"
         is_plain = all(part is None for part in parts)
-        if not (fits[self.kind] and has_terms_in_place and (recovers if is_recovery else is_plain)):
+        fits_recovery = recovers if is_recovery else is_plain
+        if not (fits[self.kind] and has_terms_in_place and fits_recovery and self._names_keys()):
             msg = f"fields do not fit an entry of kind {self.kind}"
             raise ValueError(msg)
         return self
+
+    def _names_keys(self) -> bool:
+        if self.kind != "rotated":
+            return self.old_key is None and self.new_key is None and self.old_signature is None
+        return self.old_key is not None and self.new_key not in {None, self.old_key}
 
     @property
     def is_ending(self) -> bool:

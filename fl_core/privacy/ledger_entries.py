@@ -1,9 +1,10 @@
 """Reading a ledger, and the check that a chain of entries holds.
 
-Reading needs the public key only, so a coordinator, an auditor or a backup can verify a copy. The
-check is the same everywhere: sequence, hashes, signatures, one dataset, one charge per round, one
-ending per reserve. A gap holds only where a later signed recovery names it and charges for it. A
-chain cannot show that its end was cut off; witnesses outside the site can.
+Reading needs the public key in force only, so a coordinator, an auditor or a backup can verify a
+copy: a ledger that was handed from key to key says so itself (``ledger_keys``). The check is the
+same everywhere: sequence, hashes, signatures, one dataset, one charge per round, one ending per
+reserve. A gap holds only where a later signed recovery names it and charges for it. A chain cannot
+show that its end was cut off; witnesses outside the site can.
 
 A reader remembers what it has checked and reads on from there, so that a charge costs the same in
 round 1,000 as in round 10.
@@ -19,8 +20,8 @@ from fl_core.artifacts.documents import from_bytes, sha256_hex, to_bytes
 from fl_core.artifacts.store import ObjectStore
 from fl_core.errors import LedgerCorrupt, ObjectCorrupt, ObjectMissing
 from fl_core.privacy.ledger_documents import NO_ENTRY, LedgerEntry, LostCharge, LostRange
+from fl_core.privacy.ledger_keys import first_key, is_of_keys, is_signed_under, keys_before
 from fl_core.updates.records import EventRecord
-from fl_core.updates.signing import verify_signature
 
 __all__ = [
     "NO_ENTRY",
@@ -46,6 +47,7 @@ class Chain:
         charges: The entry that charged a round, by campaign digest and round.
         endings: Commit or void by the sequence number of its reserve.
         recoveries: The entries among them that charge what was lost.
+        signers: The keys that signed it, one after the other, hex; the last is in force.
     """
 
     entries: list[LedgerEntry] = field(default_factory=list)
@@ -54,6 +56,7 @@ class Chain:
     charges: dict[tuple[str, int], LedgerEntry] = field(default_factory=dict)
     endings: dict[int, LedgerEntry] = field(default_factory=dict)
     recoveries: list[LedgerEntry] = field(default_factory=list)
+    signers: tuple[str, ...] = ()
 
     def events(self) -> list[EventRecord]:
         """Return the events of all charges, committed or not: a reserve counts as spent.
@@ -95,7 +98,7 @@ class ChainReader:
     it check the whole ledger afresh. Threads may share a reader.
 
     Args:
-        public_key: Key that signs the ledger, hex.
+        public_key: Key that signs the ledger now, hex.
     """
 
     def __init__(self, public_key: str) -> None:
@@ -126,6 +129,7 @@ class ChainReader:
                 dict(chain.charges),
                 dict(chain.endings),
                 list(chain.recoveries),
+                chain.signers,
             )
 
     def _followed(self, store: ObjectStore) -> list[str]:
@@ -152,15 +156,17 @@ class ChainReader:
             entry, data = _entry_at(store, key)
             if entry is None or entry.kind == "recovered":
                 return False
-            chain = _extended(chain, entry, data, _Context(key, self._public_key, ()))
+            chain = _extended(chain, entry, data, _Context(key, ()))
             if chain.findings:
                 return False
-        self._known, self._chain = found, chain
-        return True
+        is_in_force = chain.signers[-1] == self._public_key
+        if is_in_force:
+            self._known, self._chain = found, chain
+        return is_in_force
 
 
 def read_ledger(store: ObjectStore, public_key: str) -> Chain:
-    """Return a ledger signed by ``public_key`` (hex), every entry checked.
+    """Return a ledger that ``public_key`` (hex) signs now, every entry checked.
 
     Raises:
         LedgerCorrupt: With the first entry that does not hold; or there is no genesis.
@@ -186,7 +192,6 @@ class _Context:
     """What one entry is held against, beside the chain before it."""
 
     key: str
-    public_key: str
     recoveries: tuple[LedgerEntry, ...]
 
     def is_lost(self, seqs: Iterable[int]) -> bool:
@@ -198,16 +203,16 @@ def _checked(store: ObjectStore, found: list[str], public_key: str) -> Chain:
         none = "there is no ledger: no genesis; `fedloom site init` writes one, once"
         return Chain(findings=[none])
     read = [(key, *_entry_at(store, key)) for key in found]
+    entries = [entry for _, entry, _ in read if entry is not None]
+    known = keys_before(entries, [public_key])
     recoveries = tuple(
-        entry
-        for _, entry, _ in read
-        if entry is not None and entry.kind == "recovered" and verify_signature(entry, public_key)
+        each for each in entries if each.kind == "recovered" and is_of_keys(each, known)
     )
-    chain = Chain()
+    chain = Chain(signers=(first_key(entries, public_key),))
     for key, entry, data in read:
         seq = _seq_of(key)
         last = chain.entries[-1].seq if chain.entries else 0
-        context = _Context(key, public_key, recoveries)
+        context = _Context(key, recoveries)
         if seq is None or seq <= last or not context.is_lost(range(last + 1, seq)):
             chain.findings.append(f"ledger entry {last + 1} is missing: found {key} in its place")
             break
@@ -215,6 +220,12 @@ def _checked(store: ObjectStore, found: list[str], public_key: str) -> Chain:
             chain.findings.append(f"ledger entry {seq} cannot be read: {data.decode()}")
             break
         chain = _extended(chain, entry, data, context)
+    if not chain.findings and chain.signers[-1] != public_key:
+        chain.findings.append(
+            f"the ledger ends under key {chain.signers[-1][:16]}, expected {public_key[:16]}: "
+            "a change of keys was not finished (`fedloom site rotate --finish`), or an older key "
+            "or ledger was put back"
+        )
     return chain
 
 
@@ -240,7 +251,7 @@ def _extended(chain: Chain, entry: LedgerEntry, data: bytes, context: _Context) 
     faults = _faults(entry, chain, context)
     if to_bytes(entry) != data:
         faults.append("is not in the form that was signed")
-    if not verify_signature(entry, context.public_key):
+    if not is_signed_under(entry, chain.signers[-1]):
         faults.append("is not signed by the site's key")
     number = _seq_of(context.key)
     chain.findings.extend(f"ledger entry {number} {fault}" for fault in faults)
@@ -253,7 +264,8 @@ def _extended(chain: Chain, entry: LedgerEntry, data: bytes, context: _Context) 
         chain.endings.setdefault(entry.reserve_seq, entry)
     if entry.kind == "recovered":
         chain.recoveries.append(entry)
-    return replace(chain, head_sha256=sha256_hex(data))
+    signers = (*chain.signers, str(entry.new_key)) if entry.kind == "rotated" else chain.signers
+    return replace(chain, head_sha256=sha256_hex(data), signers=signers)
 
 
 def _faults(entry: LedgerEntry, before: Chain, context: _Context) -> list[str]:

@@ -4,14 +4,14 @@ A hash chain cannot show that its end was cut off, and a snapshot rolls ledger a
 together; the same round trained twice on one charge turns epsilon 7.93 into 10.77. So every charge
 goes to the witnesses before the first private forward pass, and at least one that the coordinator
 does not run must acknowledge it (SOUNDNESS, rule 14). A witness is only a write-once store. It is
-believed where it shows an entry signed by the ledger's own key, and nowhere else: what is
-unsigned, unreadable or lower than the ledger does not count, so nobody can block by lying.
+believed where it shows an entry signed by a key that the ledger has or had, and nowhere else: what
+is unsigned, unreadable or lower than the ledger does not count, so nobody can block by lying. An
+old key counts after a change of keys too: a folder from before the change may have written on.
 """
 
 import bisect
 import logging
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fl_core.artifacts import keys
@@ -28,7 +28,7 @@ from fl_core.errors import (
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.ledger_documents import MAX_ENTRY_BYTES
 from fl_core.privacy.ledger_entries import Chain, LedgerEntry
-from fl_core.updates.signing import verify_signature
+from fl_core.privacy.ledger_keys import is_of_keys, keys_before
 
 log = logging.getLogger(__name__)
 
@@ -152,13 +152,13 @@ class _Copies:
 
 def _bring(ledger: Ledger, chain: Chain, witness: WitnessedStore, *, held: _Copies) -> bool:
     """Push what the witness lacks, lowest first; say whether it holds the last entry."""
-    prefix, entries, aside = held.prefix, chain.entries, chain.set_aside()
+    prefix, entries = held.prefix, chain.entries
     above = held.above(entries[-1].seq)
-    _require_nothing_unknown(ledger, witness, prefix=prefix, above=above, aside=aside)
+    _require_nothing_unknown(ledger, witness, chain, prefix=prefix, above=above)
     lacking: list[LedgerEntry] = []
     for entry in reversed(entries):
         if held.has(entry.seq):
-            if not _holds(ledger, witness, entry, prefix=prefix, aside=aside):
+            if not _holds(ledger, witness, entry, prefix=prefix, chain=chain):
                 return False
             break
         lacking.append(entry)
@@ -166,7 +166,7 @@ def _bring(ledger: Ledger, chain: Chain, witness: WitnessedStore, *, held: _Copi
         key = keys.witnessed_entry(prefix, entry.seq)
         if witness.store.put_once(key, to_bytes(entry)):
             continue
-        if not _holds(ledger, witness, entry, prefix=prefix, aside=aside):
+        if not _holds(ledger, witness, entry, prefix=prefix, chain=chain):
             return False
     return len(lacking) <= MAX_PUSHED
 
@@ -218,13 +218,14 @@ def ask_witnesses(
 def _require_nothing_unknown(
     ledger: Ledger,
     witness: WitnessedStore,
+    chain: Chain,
     *,
     prefix: str,
     above: Sequence[int],
-    aside: AbstractSet[str],
 ) -> None:
+    aside = chain.set_aside()
     for seq in above:
-        found = own_entry(ledger, witness, prefix=prefix, seq=seq)
+        found = own_entry(ledger, witness, prefix=prefix, seq=seq, signers=chain.signers)
         if found is None or document_sha256(found) in aside:
             continue
         # Another process of this site may have written since the ledger was read.
@@ -244,8 +245,9 @@ def _disagreement(
     by_seq = {entry.seq: entry for entry in entries}
     aside = {sha256 for entry in entries for sha256 in entry.set_aside or ()}
     head = max(by_seq, default=0)
+    signers = keys_before(entries, [ledger.public_key])
     for seq in sorted(held_sequences(witness.store, prefix)):
-        found = own_entry(ledger, witness, prefix=prefix, seq=seq)
+        found = own_entry(ledger, witness, prefix=prefix, seq=seq, signers=signers)
         if found is None or found == by_seq.get(seq) or document_sha256(found) in aside:
             continue
         if seq > head:
@@ -270,9 +272,21 @@ def held_sequences(store: ObjectStore, prefix: str) -> set[int]:
 
 
 def own_entry(
-    ledger: Ledger, witness: WitnessedStore, *, prefix: str, seq: int
+    ledger: Ledger,
+    witness: WitnessedStore,
+    *,
+    prefix: str,
+    seq: int,
+    signers: Collection[str],
 ) -> LedgerEntry | None:
-    """Return what a witness holds at ``seq`` if the ledger's own key signed it, else None.
+    """Return what a witness holds at ``seq`` if a key of the ledger signed it, else None.
+
+    Args:
+        ledger: The ledger; only its dataset and unit are used.
+        witness: Who keeps copies.
+        prefix: The ledger's copies there.
+        seq: Which of them.
+        signers: The keys that the ledger has or had.
 
     Raises:
         StoreError: The witness is away.
@@ -283,7 +297,7 @@ def own_entry(
     except (ObjectCorrupt, ObjectMissing):
         return None
     is_of_ledger = (entry.seq, entry.dataset, entry.unit) == (seq, ledger.dataset, ledger.unit)
-    return entry if is_of_ledger and verify_signature(entry, ledger.public_key) else None
+    return entry if is_of_ledger and is_of_keys(entry, signers) else None
 
 
 def _holds(
@@ -292,16 +306,16 @@ def _holds(
     entry: LedgerEntry,
     *,
     prefix: str,
-    aside: AbstractSet[str],
+    chain: Chain,
 ) -> bool:
     """Say whether a witness is up to an entry; another one of ours there is a fork.
 
     An entry that a recovery has set aside, and charged for, stands at the witness for good.
     """
-    found = own_entry(ledger, witness, prefix=prefix, seq=entry.seq)
+    found = own_entry(ledger, witness, prefix=prefix, seq=entry.seq, signers=chain.signers)
     if found is None or found == entry:
         return found is not None
-    if document_sha256(found) in aside:
+    if document_sha256(found) in chain.set_aside():
         return True
     raise LedgerCorrupt(
         f"ledger {ledger.dataset!r} and witness {witness.name} hold two different entries "

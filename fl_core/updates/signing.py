@@ -2,8 +2,8 @@
 
 A signature covers every field of a document but ``signature`` itself, so a field added later is
 covered without a change here. Keys are PEM files (PKCS8, not encrypted: the site's worker starts
-unattended), readable by their owner only and never replaced: a site that loses its key enrols
-under a new name.
+unattended), readable by their owner only. ``write_key`` never replaces one; a site changes its key
+by a document that the old key and the new one have signed.
 """
 
 import hashlib
@@ -24,7 +24,8 @@ from fl_core.artifacts.documents import D, to_bytes
 from fl_core.errors import CampaignError
 
 SigningKey = Ed25519PrivateKey
-_SIGNATURE = "signature"
+_SIGNATURE, _OLD_SIGNATURE = "signature", "old_signature"
+_BOTH = frozenset({_SIGNATURE, _OLD_SIGNATURE})
 _FINGERPRINT_DIGITS = 32
 
 
@@ -110,13 +111,7 @@ def verify_signature(document: D, public_hex: str) -> bool:
 
     A document without a signature, or with a malformed one, is not signed.
     """
-    signature = getattr(document, _SIGNATURE)
-    try:
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))
-        key.verify(bytes.fromhex(signature), _signed_bytes(document))
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+    return _holds(getattr(document, _SIGNATURE), public_hex, _signed_bytes(document))
 
 
 def sign_text(text: str, key: SigningKey) -> str:
@@ -126,15 +121,35 @@ def sign_text(text: str, key: SigningKey) -> str:
 
 def verify_text(text: str, *, signature: str, public_hex: str) -> bool:
     """Say whether a text was signed as it stands by the key ``public_hex``."""
+    return _holds(signature, public_hex, text.encode())
+
+
+def sign_both(document: D, *, old_key: SigningKey, new_key: SigningKey) -> D:
+    """Return a copy that a key and the key after it have signed: who hands over, and who takes.
+
+    The old key signs all but both signatures, into ``old_signature``; the new one signs that too,
+    into ``signature``.
+    """
+    signed = old_key.sign(_signed_bytes(document, leave_out=_BOTH)).hex()
+    return sign(document.model_copy(update={_OLD_SIGNATURE: signed}), new_key)
+
+
+def verify_old_signature(document: D, public_hex: str) -> bool:
+    """Say whether the key ``public_hex`` signed the document as the one that hands over."""
+    signature = getattr(document, _OLD_SIGNATURE) or ""
+    return _holds(signature, public_hex, _signed_bytes(document, leave_out=_BOTH))
+
+
+def _holds(signature: str, public_hex: str, signed: bytes) -> bool:
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))
-        key.verify(bytes.fromhex(signature), text.encode())
+        key.verify(bytes.fromhex(signature), signed)
     except (InvalidSignature, ValueError):
         return False
     return True
 
 
-def _signed_bytes(document: D) -> bytes:
-    if _SIGNATURE not in type(document).model_fields:
+def _signed_bytes(document: D, *, leave_out: frozenset[str] = frozenset({_SIGNATURE})) -> bytes:
+    if not leave_out <= set(type(document).model_fields):
         raise TypeError(f"{type(document).__name__} has no field {_SIGNATURE!r} to sign")
-    return to_bytes(document, leave_out=frozenset({_SIGNATURE}))
+    return to_bytes(document, leave_out=leave_out)
