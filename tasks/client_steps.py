@@ -17,10 +17,14 @@ from fl_core.assembly import Assembly
 from fl_core.errors import FedloomError, RoundError
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.site import Site, SiteWork
+from fl_core.rounds.site_consent import withhold
+from fl_core.rounds.site_decision import standing
 from fl_core.rounds.site_round import client_round, decline_round, require_own_plan
 from fl_core.rounds.site_witness import void_idle_reserves, witness_coordinator
+from fl_core.rounds.upload_time import require_present
 from fl_core.updates.outbox import exclusive
-from tasks.site_config import SiteConfig, SiteHome, open_site
+from tasks.site_config import DECISIONS, SiteConfig, SiteHome, open_site
+from tasks.site_decisions import Held, await_decision, decision_mark
 
 if TYPE_CHECKING:
     from fl_core.models.loading import LoadedBase
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 
 MakeWork = Callable[[SiteHome, SiteConfig, Assembly], SiteWork]
 Answer = Literal["uploaded", "declined", "ignored", "retry", "failed"]
+Status = Literal["uploaded", "declined", "ignored", "held", "withheld"]
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +75,7 @@ class Session:
         store: The campaign's store.
         make_work: Makes the site's work.
         made: The site's work once it could be made; rows are read and judged once per session.
+        is_over: Says whether the campaign run has ended; asked while an update is held.
     """
 
     home: SiteHome
@@ -78,6 +84,7 @@ class Session:
     store: ObjectStore
     make_work: MakeWork
     made: SiteWork | None = None
+    is_over: Callable[[], bool] = lambda: False
 
     def work(self) -> SiteWork:
         """Return the site's work, reading rows and loading the model the first time.
@@ -93,15 +100,32 @@ class Session:
         """Answer one plan: an update, a refusal, or a word why neither was possible yet.
 
         Whatever is raised below ends here and in the site's log; ``retry`` stands for causes that
-        another try can mend before the deadline.
+        another try can mend before the deadline. An update that is held waits here, without the
+        lock; if it never leaves, the word is ``failed``, as for any other cause.
         """
         try:
-            # The outbox is locked, so that a zombie of this session cannot train beside it.
-            with exclusive(self.home.root / "outbox.lock"):
-                return self._answer(open_site(self.home, self.config), plan)
+            seen, word = decision_mark(self.home), self._locked_answer(plan)
+            while word == "held":
+                held = Held(self.assembly.campaign.id, plan, seen)
+                if not await_decision(self.home, self.store, held, is_over=self.is_over):
+                    site = open_site(self.home, self.config)
+                    withhold(site, self.assembly, plan, "the round went on before it was approved")
+                    return "failed"
+                seen, word = decision_mark(self.home), self._locked_answer(plan)
         except Exception as error:
             log.exception("round not answered round=%d", plan.round)
             return "retry" if isinstance(error, FedloomError) and error.retryable else "failed"
+        return "failed" if word == "withheld" else word
+
+    def has_left(self) -> bool:
+        """Say whether the site has left the campaign, so that its next answer is the last one."""
+        left = standing(self.home.store(DECISIONS)).left
+        return self.assembly.digest in left
+
+    def _locked_answer(self, plan: RoundPlan) -> Status:
+        # The outbox is locked, so that a zombie of this session cannot train beside it.
+        with exclusive(self.home.root / "outbox.lock"):
+            return self._answer(open_site(self.home, self.config), plan)
 
     def settle(self) -> None:
         """Take back charges of closed rounds that nothing was trained for; raises nothing.
@@ -128,11 +152,12 @@ class Session:
         except Exception:
             log.exception("the federation's ledger was not copied")
 
-    def _answer(self, site: Site, plan: RoundPlan) -> Answer:
+    def _answer(self, site: Site, plan: RoundPlan) -> Status:
         assembly, store = self.assembly, self.store
         try:
             # First, so that a plan that is not for this site learns nothing about its rows.
             require_own_plan(site, assembly, plan)
+            require_present(plan, now=site.clock.now())
             outcome = client_round(site, self.work(), assembly=assembly, store=store, plan=plan)
         except RoundError as error:
             log.warning("plan ignored round=%d why=%s", plan.round, error)

@@ -130,6 +130,7 @@ class SitePolicy(Document):
         without_guarantee: Whether campaigns with NoPrivacy are allowed. One round of them makes
             epsilon infinite, so that every later RecordDp campaign on this dataset is refused.
         budget_statement: Whether what is spent leaves the site, signed, beside every update.
+        hold: Whether an update waits, ready to leave, for the operator's word on that very round.
         client: Limit for the whole site; None: no campaign under local ClientDp takes place here.
         witness: Who keeps copies of the ledgers' entries; a guarantee needs at least two, and one
             that the coordinator does not run.
@@ -148,6 +149,7 @@ class SitePolicy(Document):
     campaigns: tuple[Sha256, ...] = ()
     without_guarantee: bool = False
     budget_statement: Literal["stated", "withheld"] = "stated"
+    hold: bool = False
     client: ClientLimit | None = None
     witness: tuple[Witness, ...] = ()
 

@@ -73,6 +73,11 @@ without_guarantee = false
 # a witness below, since its copies of the ledger would say the same.
 budget_statement = "stated"
 
+# true: an update that is ready waits until `fedloom site approve CAMPAIGN --round N`, which shows
+# what would leave. Without that word by the round's deadline nothing of it leaves, and the round
+# stays charged. Decide by what is shown there, never by figures from your rows.
+hold = false
+
 # Steps that are counted tightly (by PLD): all with exactly this noise and this sampling rate, at
 # most max_steps over all campaigns. Decide before the first round; afterwards a change is refused.
 # Without [series], or for any other step, the more cautious RDP decides.

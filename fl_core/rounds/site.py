@@ -46,6 +46,7 @@ class Site:
             the coordinator adds are refused.
         streams: Makes the stream of the noise on one whole update; only a simulation has others.
         read_outs: Where the site keeps what noise did to its rounds; None keeps nothing.
+        decisions: What the site's operator decided; None where nobody can.
     """
 
     name: str
@@ -59,3 +60,4 @@ class Site:
     federation_copies: ObjectStore | None = None
     streams: Callable[[], NoiseStream] = SecureStream
     read_outs: ObjectStore | None = None
+    decisions: ObjectStore | None = None

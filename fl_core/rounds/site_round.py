@@ -3,6 +3,7 @@
 The order is the guarantee. The policy and the gate are asked before anything is charged; the
 charge is durable before the first private forward pass; what leaves goes into the outbox first and
 is uploaded from there, so that a retry sends the same bytes and never a second draw.
+What the site's operator decided is asked at the steps between (``fl_core.rounds.site_consent``).
 Training and the gate are handed in, so that this file needs neither torch nor great_expectations.
 """
 
@@ -22,11 +23,18 @@ from fl_core.errors import (
     StoreError,
 )
 from fl_core.privacy.policy import require_allowed
-from fl_core.rounds.adapters import read_adapter
+from fl_core.rounds.adapters import read_base
 from fl_core.rounds.client_noise import protected_update, zero_update
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.site import Site, SiteWork
 from fl_core.rounds.site_charge import Reserves, commit_round, reserve_round
+from fl_core.rounds.site_consent import (
+    consent,
+    exchange_prefix,
+    note,
+    note_after,
+    objection,
+)
 from fl_core.rounds.site_memory import exchange_of, keep_read_out, with_state
 from fl_core.rounds.site_update import signed_files, upload_files
 from fl_core.rounds.site_witness import (
@@ -46,9 +54,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SiteOutcome:
-    """What the site did in a round; ``detail`` stays at the site."""
+    """What the site did in a round; ``detail`` stays at the site.
 
-    status: Literal["uploaded", "declined", "ignored"]
+    ``held``: ready in the outbox until the operator's word; to be asked again. ``withheld``:
+    nothing leaves, not even a refusal.
+    """
+
+    status: Literal["uploaded", "declined", "ignored", "held", "withheld"]
     reason: str = ""
     detail: str = ""
 
@@ -64,22 +76,43 @@ def client_round(
         LedgerCorrupt: The ledger does not hold, or an update in the outbox has no charge on it.
     """
     require_own_plan(site, assembly, plan)
-    prefix = keys.exchange(site.policy.dataset, assembly.digest, plan.round)
+    prefix = exchange_prefix(site, assembly, plan)
     committed = site.outbox.committed(prefix)
     is_new = committed is None
     if committed is None:
+        why = _stopped(site, assembly, plan, files=None)
+        if why is not None:
+            return why
         try:
             committed = _make_update(site, work, assembly=assembly, store=store, plan=plan)
         except _Refusal as refusal:
             return _decline(site, assembly, store, plan=plan, refusal=refusal)
-    # First, because the ledger's commit goes to witnesses with its time: it would tell when
-    # training ended.
-    _await_upload(site, plan)
+    # Twice, because an update that is held is shown at once, not when its time to leave has come.
+    why = _stopped(site, assembly, plan, files=committed)
+    if why is None:
+        # Here, because the ledger's commit goes to witnesses with its time: it would tell when
+        # training ended.
+        _await_upload(site, plan)
+        why = _stopped(site, assembly, plan, files=committed)
+    if why is not None:
+        return why
     # After the outbox: what is committed there can be sent again, what is only noted here cannot.
     commit_round(site, assembly, plan)
     witness_ledgers(site, is_followed=is_new)
+    note(site, assembly, plan, "sending")
     upload_files(assembly, store, plan, site=site.name, files=committed)
+    note_after(site, assembly, plan, "uploaded")
     return SiteOutcome("uploaded")
+
+
+def _stopped(
+    site: Site, assembly: Assembly, plan: RoundPlan, *, files: dict[str, bytes] | None
+) -> SiteOutcome | None:
+    if files is None and not site.outbox.is_begun(exchange_prefix(site, assembly, plan)):
+        # Nothing has been trained, so that a refusal may still say so.
+        return None
+    given = consent(site, assembly, plan, files=files)
+    return None if given.word == "send" else SiteOutcome(given.word, detail=given.why)
 
 
 def require_own_plan(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
@@ -107,8 +140,8 @@ class _Refusal(Exception):
 def _make_update(
     site: Site, work: SiteWork, *, assembly: Assembly, store: ObjectStore, plan: RoundPlan
 ) -> dict[str, bytes]:
-    prefix = keys.exchange(site.policy.dataset, assembly.digest, plan.round)
-    plan_sha256 = document_sha256(plan)
+    prefix, plan_sha256 = exchange_prefix(site, assembly, plan), document_sha256(plan)
+    _require_wanted(site, assembly, plan)
     try:
         require_allowed(site.policy, assembly.campaign)
         require_witnesses(site, assembly.campaign)
@@ -116,7 +149,7 @@ def _make_update(
         site.outbox.require_plan(prefix, plan_sha256)
     except PolicyRefused as error:
         raise _Refusal("policy", (), str(error)) from error
-    base = read_adapter(store, assembly.campaign.id, plan.base_hash)
+    base = read_base(store, assembly.campaign, plan.base_hash)
     exchange = exchange_of(site, assembly, plan, base=base)
     gate = work.gate()
     if not gate.passed:
@@ -128,6 +161,7 @@ def _make_update(
     reserves = _reserve(site, assembly, plan, plan_sha256)
     require_outbox_kept(site, assembly, plan.round)
     witness_ledgers(site, is_followed=True)
+    _require_wanted(site, assembly, plan)
     try:
         site.outbox.begin_attempt(prefix)
     except RoundClosed as error:
@@ -147,6 +181,15 @@ def _make_update(
         raise _Refusal("no_update", (), type(error).__name__) from error
     keep_read_out(site, assembly, plan, read_out=trained.read_out)
     return committed
+
+
+def _require_wanted(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
+    if site.outbox.is_begun(exchange_prefix(site, assembly, plan)):
+        # An exchange that was begun is finished, also while the site is paused.
+        return
+    found = objection(site, assembly, plan)
+    if found is not None:
+        raise _Refusal(found[0], (), found[1])
 
 
 def _require_time_left(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
@@ -209,6 +252,8 @@ def _decline(
     _await_upload(site, plan)
     key = keys.declined(assembly.campaign.id, plan.round, site.name)
     store.put_once(key, to_bytes(sign(declined, site.key)))
+    said = f"{refusal.reason}: {refusal.detail or ', '.join(refusal.rules)}"
+    note_after(site, assembly, plan, "declined", text=said)
     log.info("round declined site=%s round=%d reason=%s", site.name, plan.round, refusal.reason)
     return SiteOutcome("declined", refusal.reason, refusal.detail)
 

@@ -17,6 +17,8 @@ from fl_core.rounds.documents import RoundPlan
 
 # Sleeping in short turns, because a machine that was suspended wakes with a late clock.
 _TURN_S = 1.0
+MAX_AHEAD = timedelta(minutes=70)
+"""So that a clock that is an hour behind, by a wrong time zone, leaves no site out."""
 
 
 class Clock(Protocol):
@@ -67,13 +69,33 @@ def require_own_time(campaign: Campaign, plan: RoundPlan) -> None:
     """Check that the plan's times are those of the campaign that the site approved.
 
     Raises:
-        RoundError: ``upload_at`` is not ``opened + upload_after_s``.
+        RoundError: ``upload_at`` is not ``opened + upload_after_s``, or ``deadline`` is not
+            ``opened + deadline_s``.
     """
+    deadline = plan.opened + timedelta(seconds=campaign.cohort.deadline_s)
+    if plan.deadline != deadline:
+        raise RoundError(
+            f"plan of round {plan.round} has the deadline {_shown(plan.deadline)}, the campaign "
+            f"makes it {_shown(deadline)}"
+        )
     expected = upload_time(campaign, plan.opened)
     if plan.upload_at != expected:
         raise RoundError(
             f"plan of round {plan.round} has upload_at {_shown(plan.upload_at)}, the campaign "
             f"makes it {_shown(expected)}"
+        )
+
+
+def require_present(plan: RoundPlan, *, now: datetime) -> None:
+    """Refuse a plan of the future: a site that took it would work, or wait, for a day to come.
+
+    Raises:
+        RoundError: The plan says that it was opened later than now, by more than clocks differ.
+    """
+    if plan.opened > now + MAX_AHEAD:
+        raise RoundError(
+            f"plan of round {plan.round} says that it was opened at {_shown(plan.opened)}, and it "
+            f"is {_shown(now)} here; if so, set this machine's clock"
         )
 
 

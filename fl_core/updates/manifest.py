@@ -53,7 +53,8 @@ class UpdateManifest(Document):
     signature: Signature = ""
 
 
-DeclineReason = Literal["gate", "budget", "policy", "no_update"]
+DeclineReason = Literal["gate", "budget", "policy", "left", "no_update"]
+"""``left`` is a farewell: the site takes part in no later round of the campaign."""
 
 
 class Declined(Document):

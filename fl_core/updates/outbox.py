@@ -14,6 +14,7 @@ Layout below the exchange's prefix (``artifacts.keys.exchange``)::
     attempts/1.json, 2.json  written before a training starts
     files/<sha256>           contents of a commit; those of a lost one stay unreferenced
     end.json                 committed with the hash of every file, failed with a code, or voided
+    notes/held.json, ...     what became of it, for the site's own people; decides nothing
 
 Files lie under their own hash, so the files of two attempts never mix. The caller holds
 ``exclusive`` while it trains; without it two attempts could run at once, and still only one of
@@ -50,6 +51,7 @@ from fl_core.errors import (
     RoundClosed,
     StoreUnavailable,
 )
+from fl_core.updates.outbox_record import NOTE_KINDS, ExchangeRecord, Note
 
 MAX_ATTEMPTS = 2
 _PLAN = "plan.json"
@@ -166,7 +168,7 @@ class Outbox:
         """
         if not files or not all(_FILE_NAME.fullmatch(name) for name in files):
             raise ValueError(f"files to commit must have plain names, found {sorted(files)}")
-        if _read(self._store, _attempt_key(prefix, 1), Attempt) is None:
+        if not self.is_begun(prefix):
             raise PolicyRefused(
                 f"exchange {prefix} was not begun; begin an attempt before training"
             )
@@ -232,7 +234,16 @@ class Outbox:
         ending = self._write_ending(prefix, Voided())
         if not isinstance(ending, Voided):
             return False
-        return _read(self._store, _attempt_key(prefix, 1), Attempt) is None
+        return not self.is_begun(prefix)
+
+    def exchanges(self, parent: str) -> list[str]:
+        """Return the prefixes of all exchanges below ``parent``, also of those that were refused.
+
+        Args:
+            parent: What the exchanges' prefixes begin with (``keys.exchanges``).
+        """
+        found = ("/".join(key.split("/")[:4]) + "/" for key in self._store.list(parent))
+        return sorted({prefix for prefix in found if keys.exchange_of(prefix) is not None})
 
     def plans(self, parent: str) -> dict[str, str]:
         """Return the plan's hash of every exchange below ``parent`` that was bound to one.
@@ -246,6 +257,28 @@ class Outbox:
             if prefix != key:
                 plans[prefix] = read_document(self._store, key, BoundPlan).plan_sha256
         return plans
+
+    def is_begun(self, prefix: str) -> bool:
+        """Say whether a training was ever begun for an exchange, whatever became of it."""
+        return _read(self._store, _attempt_key(prefix, 1), Attempt) is not None
+
+    def note(self, prefix: str, note: Note) -> Note:
+        """Write down a step of an exchange; a second note of its kind changes nothing."""
+        return write_document(self._store, f"{prefix}notes/{note.kind}.json", note)
+
+    def record(self, prefix: str) -> ExchangeRecord:
+        """Return how far an exchange has come."""
+        bound = _read(self._store, _plan_key(prefix), BoundPlan)
+        attempts = (_attempt_key(prefix, n) for n in range(1, MAX_ATTEMPTS + 1))
+        ending = self._ending(prefix)
+        found = {k: _read(self._store, f"{prefix}notes/{k}.json", Note) for k in NOTE_KINDS}
+        return ExchangeRecord(
+            plan_sha256="" if bound is None else bound.plan_sha256,
+            attempts=sum(_read(self._store, key, Attempt) is not None for key in attempts),
+            ending="" if ending is None else ending.kind,
+            files=ending.files if isinstance(ending, Committed) else {},
+            notes={kind: note for kind, note in found.items() if note is not None},
+        )
 
     def is_closed(self, prefix: str) -> bool:
         """Say whether no further attempt may start: it ended, or both attempts were used."""
