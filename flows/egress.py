@@ -1,0 +1,281 @@
+"""The site's own way out for Prefect's client: a listener on loopback, before the gateway.
+
+Prefect's client can show no client certificate and sign no request, sends log lines and texts
+where it is not stopped, and opens WebSockets. So at a site it speaks to this listener only, in the
+worker's own process, behind a path that nobody can guess. What ``flows.egress_rules`` lets pass
+goes on to the gateway with the site's identity; all else is answered here, and is in the record as
+kept. Events come in by Prefect's WebSocket and leave as plain requests, a few together.
+
+It runs in a thread with a loop of its own, so a worker that is busy cannot hold up a session's
+calls, and it is gone with the worker.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import socket
+import threading
+import time
+from collections import deque
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from fl_core.errors import ServerFailed, StoreUnavailable
+from flows.egress_rules import Stays, judge, outward_event
+from tasks.gateway_access import SiteDoor
+from tasks.gateway_client import no_answer
+from tasks.gateway_identity import Identity, identity_stamp, read_identity
+from tasks.outgoing import OutgoingLog
+
+START_S = 10.0
+FLUSH_S = 2.0
+_MAX_BODY_BYTES = 1 << 20
+# Events are for people who watch; when the gateway is away for long, the newest are kept.
+_MAX_EVENTS = 2000
+_EVENTS_AT_ONCE = 100
+_GATHER_S = 0.25
+_RETRY_S = 5.0
+_SAY_AGAIN_S = 60.0
+_TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+
+log = logging.getLogger(__name__)
+
+
+class Egress:
+    """A context in which Prefect's client can reach the gateway at ``url``.
+
+    Args:
+        door: The site and its gateway.
+        pool: The site's own work pool.
+        record: Where every request is noted, also those that are kept.
+    """
+
+    def __init__(self, door: SiteDoor, *, pool: str, record: OutgoingLog) -> None:
+        self.run_in_hand = ""
+        self._way = _Way(door, record)
+        self._pool, self._record = pool, record
+        self._secret = secrets.token_urlsafe(24)
+        self._events: deque[dict[str, Any]] = deque(maxlen=_MAX_EVENTS)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._server = uvicorn.Server(_config(self._app()))
+        self._thread = threading.Thread(target=self._serve, name="egress", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The API's address for Prefect's client; whoever knows it speaks for this site."""
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/{self._secret}/api"
+
+    def __enter__(self) -> Self:
+        """Listen.
+
+        Raises:
+            ServerFailed: It does not start.
+        """
+        self._thread.start()
+        deadline = time.monotonic() + START_S
+        while not self._server.started:
+            if time.monotonic() > deadline or not self._thread.is_alive():
+                raise ServerFailed(
+                    "the site's way out does not start, expected a listener on 127.0.0.1; see the "
+                    "lines above in this log"
+                )
+            time.sleep(0.01)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop listening; events that wait are sent for two seconds at most."""
+        self._server.should_exit = True
+        self._thread.join(START_S)
+
+    def _serve(self) -> None:
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        sending = asyncio.create_task(self._send_events())
+        try:
+            await self._server.serve(sockets=[self._socket])
+        finally:
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError, TimeoutError, StoreUnavailable):
+                await asyncio.wait_for(self._flush(), FLUSH_S)
+            await self._way.close()
+
+    def _app(self) -> Starlette:
+        prefix = f"/{self._secret}/api"
+        verbs = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+        return Starlette(
+            routes=[
+                WebSocketRoute(f"{prefix}/events/in", self._take_events),
+                Route(f"{prefix}{{path:path}}", self._answer, methods=verbs),
+            ]
+        )
+
+    async def _answer(self, request: Request) -> Response:
+        path, body = str(request.path_params["path"]), await _body(request)
+        query = f"?{request.url.query}" if request.url.query else ""
+        if body is None:
+            verdict: Any = Stays(413, "kept at the site: too long", "too long")
+        else:
+            verdict = judge(request.method, path, body, pool=self._pool)
+        if isinstance(verdict, Stays):
+            if verdict.reason:
+                self._record.kept(request.method, f"/api{path}", reason=verdict.reason)
+            if verdict.status == 204:  # noqa: PLR2004  no content, so no body either
+                return Response(status_code=verdict.status)
+            return JSONResponse({"detail": verdict.detail}, verdict.status)
+        try:
+            found = await self._way.send(request.method, f"/api{path}{query}", verdict.body)
+        except StoreUnavailable as error:
+            return JSONResponse({"detail": str(error)}, 503, headers={"retry-after": "1"})
+        kind = found.headers.get("content-type")
+        return Response(found.content, found.status_code, media_type=kind)
+
+    async def _take_events(self, websocket: WebSocket) -> None:
+        await websocket.accept(subprotocol="prefect")
+        with contextlib.suppress(WebSocketDisconnect):
+            # The handshake of Prefect's client; the path was its secret.
+            await websocket.receive_text()
+            await websocket.send_json({"type": "auth_success"})
+            while True:
+                self._take(await websocket.receive_text())
+
+    def _take(self, text: str) -> None:
+        try:
+            event = json.loads(text)
+        except ValueError:
+            event = None
+        built = outward_event(event, run_id=self.run_in_hand)
+        if built is not None:
+            self._events.append(built)
+            return
+        name = event.get("event") if isinstance(event, dict) else None
+        shown = "".join(c for c in str(name)[:80] if c.isprintable())
+        self._record.kept("EVENT", shown, reason="event is not of the run in hand")
+
+    async def _send_events(self) -> None:
+        while True:
+            await asyncio.sleep(_GATHER_S)
+            try:
+                await self._flush()
+            except StoreUnavailable:
+                await asyncio.sleep(_RETRY_S)
+
+    async def _flush(self) -> None:
+        while self._events:
+            batch = [self._events[i] for i in range(min(len(self._events), _EVENTS_AT_ONCE))]
+            body = json.dumps(batch, separators=(",", ":")).encode()
+            answer = await self._way.send("POST", "/api/events", body)
+            if answer.status_code in _BUSY:
+                raise StoreUnavailable("the gateway takes no events now; they are sent later")
+            if answer.is_error:
+                log.warning("events refused status=%d n_events=%d", answer.status_code, len(batch))
+            sent = {id(event) for event in batch}
+            while self._events and id(self._events[0]) in sent:
+                self._events.popleft()
+
+
+_BUSY = (429, 502, 503, 504)
+
+
+class _Way:
+    """Requests to the gateway with the site's identity, from the listener's own loop."""
+
+    def __init__(self, door: SiteDoor, record: OutgoingLog) -> None:
+        self._door, self._record = door, record
+        self._open: tuple[Identity, httpx.AsyncClient] | None = None
+        self._said: tuple[str, float] = ("", 0.0)
+
+    async def send(self, method: str, target: str, body: bytes) -> httpx.Response:
+        """Send one request, once: Prefect's client repeats what it wants.
+
+        Raises:
+            StoreUnavailable: No answer, or the record cannot be written; also in the site's log.
+        """
+        try:
+            return await self._once(method, target, body)
+        except httpx.HTTPError as error:
+            refusal = no_answer(self._door, error)
+            self._say(refusal)
+            raise refusal from error
+        except StoreUnavailable as error:
+            self._say(error)
+            raise
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._open is not None:
+            await self._open[1].aclose()
+
+    async def _once(self, method: str, target: str, body: bytes) -> httpx.Response:
+        identity, client = await self._client()
+        request = client.build_request(method, target, content=body)
+        sent_path = request.url.raw_path.decode("ascii")
+        request.headers.update(identity.headers(method, sent_path, body))
+        if body:
+            request.headers["content-type"] = "application/json"
+        name = self._record.sends(method, sent_path, body)
+        status: int | None = None
+        try:
+            response = await client.send(request)
+            status = response.status_code
+        finally:
+            self._record.answered(name, status)
+        return response
+
+    async def _client(self) -> tuple[Identity, httpx.AsyncClient]:
+        stamp = identity_stamp(self._door)
+        if self._open is None or self._open[0].stamp != stamp:
+            identity = read_identity(self._door)
+            await self.close()
+            client = httpx.AsyncClient(
+                base_url=self._door.access.url,
+                verify=identity.verify,
+                trust_env=not identity.is_local,
+                timeout=_TIMEOUT,
+            )
+            self._open = (identity, client)
+        return self._open
+
+    def _say(self, error: StoreUnavailable) -> None:
+        # The worker asks twice a second; its log says once a minute why it gets no answer.
+        text, now = str(error), time.monotonic()
+        if text != self._said[0] or now - self._said[1] > _SAY_AGAIN_S:
+            self._said = (text, now)
+            log.warning("%s; %s", text, error.hint)
+
+
+async def _body(request: Request) -> bytes | None:
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _MAX_BODY_BYTES:
+            return None
+    return body
+
+
+def _config(app: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws="websockets-sansio",
+        ws_max_size=_MAX_BODY_BYTES,
+        timeout_graceful_shutdown=1,
+    )
