@@ -36,6 +36,7 @@ CREDENTIALS = "s3.credentials"
 LEDGER = "ledger"
 CLIENT_LEDGER = "client-ledger"
 OUTBOX = "outbox"
+DECISIONS = "decisions"
 # What this process has checked of its ledgers; the site is opened afresh in every round.
 READERS: dict[tuple[str, str], ChainReader] = {}
 CONFIG = """\
@@ -269,6 +270,7 @@ def open_site(home: SiteHome, config: SiteConfig) -> Site:
         client_ledger=_open_client_ledger(home, policy, key),
         federation_copies=home.store("federation-witness"),
         read_outs=home.store("readouts"),
+        decisions=home.store(DECISIONS),
     )
 
 
