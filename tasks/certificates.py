@@ -83,6 +83,11 @@ def certificate_sha256(pem: str) -> str:
         raise refusal from error
 
 
+def valid_until(pem: str) -> datetime:
+    """Return when a certificate ends, in UTC; the text is one that ``certificate_sha256`` takes."""
+    return x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc
+
+
 def _general_name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))

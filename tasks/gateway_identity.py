@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fl_core.errors import StoreUnavailable
 from fl_core.artifacts.documents import sha256_hex
+from fl_core.errors import StoreUnavailable
 from fl_core.updates.signing import SigningKey, read_key
 from tasks.gateway_access import TLS_CERTIFICATE, TLS_KEY, SiteDoor
 from tasks.request_token import BODY_SHA256, SignedRequest, authorization
@@ -76,7 +76,7 @@ def read_identity(door: SiteDoor) -> Identity:
     stamp = identity_stamp(door)
     access = door.access
     is_token = access.identify == "token"
-    local = _is_loopback(access.url)
+    local = is_loopback(access.url)
     verify: ssl.SSLContext | bool = False
     if access.url.lower().startswith("https:"):
         verify = _context(door, shows_certificate=not is_token)
@@ -138,7 +138,8 @@ def _modified(path: Path) -> int:
         return 0
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Say whether a url is of this machine, so that no proxy is asked."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -202,10 +202,11 @@ def _prepared(witness: Witness, around: Surroundings, *, site: str) -> WitnessRe
         found = len(store.list(keys.witnessed_of(site)))
     except (StoreError, CampaignError) as error:
         return WitnessReport(witness.text, is_own, None, str(error))
-    return WitnessReport(witness.text, is_own, found, _weakness(witness, around))
+    return WitnessReport(witness.text, is_own, found, weakness(witness, around))
 
 
-def _weakness(witness: Witness, around: Surroundings) -> str:
+def weakness(witness: Witness, around: Surroundings) -> str:
+    """Return why a witness that answers shows less than it seems to, or nothing."""
     if witness.is_own and not is_elsewhere(witness, around):
         return (
             "is the campaigns' store, which the coordinator runs, so it is no witness of your own"

@@ -1,9 +1,10 @@
 """``fedloom doctor``: is this installation, and are the servers it names, fit to run campaigns."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -20,25 +21,64 @@ from tasks.checks import Check
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
+SiteHomeOption = Annotated[
+    Path | None,
+    typer.Option("--site-home", help="A site's own folder.", envvar="FEDLOOM_SITE_HOME"),
+]
+# Where people keep a site, tried in this order where nothing else is stated.
+_SITE_PLACES = (Path("site"), Path())
+
+
 def doctor(
     home: HomeOption = DEFAULT_HOME,
+    site_home: SiteHomeOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Check versions, servers, the store's write-once promise, clocks and disk space.
+    """Check what this machine is: a site, or a coordinator.
 
-    Servers are those of the home folder, or, where it has none, those that the environment names.
-    Ends with exit code 1 when something is wrong.
+    At a site: versions, keys, disks, memory, the way to the gateway, both certificates, clock,
+    store permissions, ledgers, witnesses, and what approved campaigns need. At a coordinator:
+    versions, servers, the store's write-once promise, clocks and disk space; servers are those of
+    the home folder, or, where it has none, those that the environment names.
 
-    Example: `fedloom doctor --home .fedloom`
+    A site is looked at where `--site-home` or `--home` names its folder, or where one lies in
+    `site` or here and no coordinator is stated. Ends with exit code 1 when a check fails.
+
+    Example: `fedloom doctor --site-home /srv/fedloom`
     """
+    found_site = _site_home(home, site_home, os.environ)
     with progress() as display:
         display.add_task("looking", total=None)
-        checks = [*installation(), disk(home), *_server_checks(home)]
+        looked = _coordinator_checks(home) if found_site is None else _site_checks(found_site)
+        checks = [*installation(), *looked]
     is_healthy = all(check.verdict != "fail" for check in checks)
     console_err.print(_table(checks))
     if json_output:
         print_json({"healthy": is_healthy, "checks": [asdict(check) for check in checks]})
     raise typer.Exit(0 if is_healthy else 1)
+
+
+def _site_home(home: Path, stated: Path | None, variables: Mapping[str, str]) -> Path | None:
+    """Return the site's folder that is meant, or None where a coordinator is."""
+    if stated is not None:
+        return stated
+    if (home / "site.toml").exists():
+        return home
+    if stack_path(home).exists() or "FEDLOOM_STORE" in variables or "PREFECT_API_URL" in variables:
+        return None
+    return next((place for place in _SITE_PLACES if (place / "site.toml").exists()), None)
+
+
+def _site_checks(home: Path) -> Iterator[Check]:
+    from tasks.site_config import SiteHome
+    from tasks.site_health import site_checks
+
+    return site_checks(SiteHome(home.resolve()))
+
+
+def _coordinator_checks(home: Path) -> Iterator[Check]:
+    yield disk(home)
+    yield from _server_checks(home)
 
 
 def _server_checks(home: Path) -> list[Check]:
