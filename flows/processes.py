@@ -14,6 +14,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -223,10 +224,15 @@ def wait_healthy(server: ServerProcess, path: str, *, timeout_s: float = 120) ->
     return wait_until(server, lambda: answers(server.url + path), timeout_s=timeout_s)
 
 
-def answers(url: str) -> bool:
-    """Whether an HTTP GET gives a 2xx answer within seconds; no proxy is asked."""
+def answers(url: str, *, trusted: Path | None = None) -> bool:
+    """Whether a GET gives a 2xx answer within seconds; no proxy is asked.
+
+    Args:
+        url: HTTP, or HTTPS.
+        trusted: PEM of the one certificate that may answer; None trusts the machine's authorities.
+    """
     try:
-        _fetch(url)
+        _fetch(url, trusted)
     except OSError:  # URLError and HTTPError are among them
         return False
     return True
@@ -241,8 +247,12 @@ def fetch_json(url: str) -> Any:
     return json.loads(_fetch(url))
 
 
-def _fetch(url: str) -> bytes:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def _fetch(url: str, trusted: Path | None = None) -> bytes:
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if trusted is not None:
+        context = ssl.create_default_context(cafile=trusted)
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    opener = urllib.request.build_opener(*handlers)
     with opener.open(url, timeout=2) as response:
         return bytes(response.read())
 

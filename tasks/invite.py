@@ -13,7 +13,6 @@ from pydantic import Field
 
 from fl_core.artifacts.documents import Document, from_bytes
 from fl_core.errors import CampaignError, ObjectCorrupt
-from tasks.certificates import certificate_sha256
 from tasks.gateway_access import GatewayAccess, GatewayUrl
 
 GATEWAY_CERTIFICATE = "gateway.crt"
@@ -53,14 +52,28 @@ def read_invite(path: Path) -> Invite:
         # The file came from a person's hands, so it is input to correct and no damaged object.
         raise CampaignError(str(error), hint=hint) from error
     if invite.certificate is not None:
+        # Not at the top: every command knows this module, few read an invite.
+        from tasks.certificates import certificate_sha256
+
         certificate_sha256(invite.certificate)
     return invite
 
 
 def accept_invite(invite: Invite, root: Path) -> GatewayAccess:
-    """Write the gateway's certificate into a site's folder, and return how the site reaches it."""
+    """Write the gateway's certificate into a site's folder, and return how the site reaches it.
+
+    Raises:
+        CampaignError: The site pins another certificate already.
+    """
     if invite.certificate is None:
         return GatewayAccess(url=invite.url)
+    pinned = root / GATEWAY_CERTIFICATE
+    if pinned.exists() and pinned.read_text(encoding="ascii") != invite.certificate:
+        raise CampaignError(
+            f"{pinned} is another certificate than the invite's, expected the same; who sent the "
+            "invite is not who the site knows, or the gateway was made anew",
+            hint="compare fingerprints with the coordinator's operator, then remove the file",
+        )
     root.mkdir(parents=True, exist_ok=True)
-    (root / GATEWAY_CERTIFICATE).write_text(invite.certificate, encoding="ascii")
+    pinned.write_text(invite.certificate, encoding="ascii")
     return GatewayAccess(url=invite.url, certificate=Path(GATEWAY_CERTIFICATE))

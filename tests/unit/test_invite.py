@@ -35,6 +35,18 @@ def test_site_pins_the_certificate_that_it_was_given(tmp_path, pem):
     assert (tmp_path / "site" / str(access.certificate)).read_text() == pem
 
 
+def test_another_certificate_never_replaces_the_one_that_is_pinned(tmp_path, pem):
+    accept_invite(Invite(url=URL, certificate=pem), tmp_path)
+    other = make_certificate(
+        tmp_path / "o.crt", tmp_path / "o.key", common_name="gateway", hosts=["127.0.0.1"]
+    )
+
+    with pytest.raises(CampaignError, match="another certificate"):
+        accept_invite(Invite(url=URL, certificate=other), tmp_path)
+
+    assert (tmp_path / "gateway.crt").read_text() == pem
+
+
 def test_site_pins_nothing_where_a_public_authority_vouches(tmp_path):
     access = accept_invite(Invite(url=URL), tmp_path / "site")
 
