@@ -307,7 +307,10 @@ def _since_quorum(
         return None
     # Written once, so that the grace time does not begin anew with the next coordinator.
     key = keys.quorum(assembly.campaign.id, plan.round)
-    reached = write_document(store, key, QuorumReached(round=plan.round, at=now))
+    try:
+        reached = read_document(store, key, QuorumReached)
+    except ObjectMissing:
+        reached = write_document(store, key, QuorumReached(round=plan.round, at=now))
     return (now - reached.at).total_seconds()
 
 

@@ -52,16 +52,15 @@ class RoundPlan(Document):
 class RoundChoice(Document):
     """What a run may choose for the rounds it opens, without changing the frozen campaign.
 
-    A run may be stricter about the quorum, never laxer; the rest is a matter of patience. It counts
-    for rounds that the run opens: a plan that is there keeps what it says.
+    A run may be stricter about the quorum, never laxer. The deadline is the campaign's alone, since
+    the sites approved it. A choice counts for rounds that the run opens: a plan that is there keeps
+    what it says.
 
     Attributes:
-        deadline_s: Seconds from a plan to its deadline; None is the campaign's.
         quorum: Smallest number of accepted updates; None is the campaign's.
         grace_s: Seconds that the rest have after the quorum; None is the campaign's.
     """
 
-    deadline_s: Annotated[float, Field(gt=0)] | None = None
     quorum: Annotated[int, Field(ge=1)] | None = None
     grace_s: Annotated[float, Field(ge=0)] | None = None
 

@@ -123,14 +123,13 @@ def require_choice_fits(campaign: Campaign, choice: RoundChoice) -> None:
                 f"a quorum of {choice.quorum} was chosen for this run and campaign "
                 f"{campaign.id!r} allows {least} to {most}; a run may ask for more, never for less"
             )
-    deadline_s = choice.deadline_s or rule.deadline_s
-    if rule.upload_after_s is not None and rule.upload_after_s >= deadline_s:
-        raise CampaignError(
-            f"a deadline of {deadline_s:g} s was chosen for this run and the campaign's answers "
-            f"leave after {rule.upload_after_s:g} s; choose a later deadline"
-        )
     if choice.grace_s is not None:
         require_speed_says_nothing(campaign, name="grace_s")
+        if choice.grace_s >= rule.deadline_s:
+            raise CampaignError(
+                f"a grace time of {choice.grace_s:g} s was chosen for this run and the campaign "
+                f"ends every round after {rule.deadline_s:g} s; choose a shorter one"
+            )
 
 
 def _draw_plan(
@@ -168,7 +167,7 @@ def _draw_plan(
         base_hash=current_adapter(store, campaign, before=round_number),
         cohort=cohort,
         opened=now,
-        deadline=now + timedelta(seconds=choice.deadline_s or rule.deadline_s),
+        deadline=now + timedelta(seconds=rule.deadline_s),
         upload_at=upload_time(campaign, now),
         wanted=wanted,
         quorum=choice.quorum,

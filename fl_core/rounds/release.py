@@ -23,7 +23,7 @@ from fl_core.artifacts.documents import write_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly, site_weights
 from fl_core.campaign.roster import read_roster
-from fl_core.errors import UnboundedSensitivity, UpdateRejected
+from fl_core.errors import FedloomError, UnboundedSensitivity, UpdateRejected
 from fl_core.rounds.adapters import read_state, write_adapter
 from fl_core.rounds.central_release import (
     NO_FEDERATION,
@@ -148,6 +148,20 @@ def skip_round(
 ) -> Outcome:
     """Close a round without a release; what sites have charged stays charged."""
     return _close_without(assembly, store, plan, status="skipped", reason=reason, now=now)
+
+
+def fail_round(
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, error: Exception, now: datetime
+) -> Outcome:
+    """Close a round that cannot go on, so that the next one can; charges stay as they are.
+
+    The reason names an error of fedloom with its text, which says no more than the round's own
+    documents do, and any other by its class alone.
+    """
+    reason = type(error).__name__
+    if isinstance(error, FedloomError):
+        reason = f"{error.code}: {error}"
+    return _close_without(assembly, store, plan, status="failed", reason=reason, now=now)
 
 
 def _close_without(  # noqa: PLR0913  what an outcome says, by name

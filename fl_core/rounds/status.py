@@ -18,7 +18,7 @@ from fl_core.errors import ObjectMissing
 from fl_core.privacy.federation import Federation, is_affordable
 from fl_core.rounds.adapters import read_adapter
 from fl_core.rounds.charging import read_budgets, read_federation_budget
-from fl_core.rounds.collection import has_answered
+from fl_core.rounds.collection import answered_sites
 from fl_core.rounds.documents import Collected, Outcome, RoundCharge, RoundPlan, SiteAnswer
 from fl_core.rounds.plan import available_sites, read_outcome
 from fl_core.updates.records import BudgetStatement, Evaluation
@@ -168,11 +168,7 @@ def round_status(assembly: Assembly, store: ObjectStore, number: int) -> RoundSt
     return RoundStatus(
         round=number,
         cohort=plan.cohort,
-        answered=tuple(
-            site
-            for site in plan.cohort
-            if has_answered(store, campaign.id, round_number=number, site=site)
-        ),
+        answered=answered_sites(store, campaign.id, plan),
         outcome=outcome,
         evaluation=_optional(store, keys.evaluation(campaign.id, number), Evaluation),
         answers=answers,
