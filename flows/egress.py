@@ -31,10 +31,10 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from fl_core.errors import ServerFailed, StoreUnavailable
-from flows.egress_rules import Stays, judge, outward_event
+from flows.egress_rules import Passes, Stays, judge, outward_event
 from tasks.gateway_access import SiteDoor
 from tasks.gateway_client import no_answer
-from tasks.gateway_identity import Identity, identity_stamp, read_identity
+from tasks.gateway_identity import HEADERS, Identity, identity_stamp, read_identity
 from tasks.outgoing import OutgoingLog
 
 START_S = 10.0
@@ -66,6 +66,7 @@ class Egress:
         self._pool, self._record = pool, record
         self._secret = secrets.token_urlsafe(24)
         self._events: deque[dict[str, Any]] = deque(maxlen=_MAX_EVENTS)
+        self._have_events = asyncio.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._server = uvicorn.Server(_config(self._app()))
         self._thread = threading.Thread(target=self._serve, name="egress", daemon=True)
@@ -129,7 +130,7 @@ class Egress:
         path, body = str(request.path_params["path"]), await _body(request)
         query = f"?{request.url.query}" if request.url.query else ""
         if body is None:
-            verdict: Any = Stays(413, "kept at the site: too long", "too long")
+            verdict: Passes | Stays = Stays(413, "kept at the site: too long", "too long")
         else:
             verdict = judge(request.method, path, body, pool=self._pool)
         if isinstance(verdict, Stays):
@@ -162,6 +163,7 @@ class Egress:
         built = outward_event(event, run_id=self.run_in_hand)
         if built is not None:
             self._events.append(built)
+            self._have_events.set()
             return
         name = event.get("event") if isinstance(event, dict) else None
         shown = "".join(c for c in str(name)[:80] if c.isprintable())
@@ -169,11 +171,14 @@ class Egress:
 
     async def _send_events(self) -> None:
         while True:
+            await self._have_events.wait()
             await asyncio.sleep(_GATHER_S)
+            self._have_events.clear()
             try:
                 await self._flush()
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY_S)
+                self._have_events.set()
 
     async def _flush(self) -> None:
         while self._events:
@@ -222,7 +227,7 @@ class _Way:
             await self._open[1].aclose()
 
     async def _once(self, method: str, target: str, body: bytes) -> httpx.Response:
-        identity, client = await self._client()
+        identity, client = self._client()
         request = client.build_request(method, target, content=body)
         sent_path = request.url.raw_path.decode("ascii")
         request.headers.update(identity.headers(method, sent_path, body))
@@ -237,16 +242,17 @@ class _Way:
             self._record.answered(name, status)
         return response
 
-    async def _client(self) -> tuple[Identity, httpx.AsyncClient]:
+    def _client(self) -> tuple[Identity, httpx.AsyncClient]:
         stamp = identity_stamp(self._door)
         if self._open is None or self._open[0].stamp != stamp:
+            # Calls under way end on the old connections, which go with the last of them.
             identity = read_identity(self._door)
-            await self.close()
             client = httpx.AsyncClient(
                 base_url=self._door.access.url,
                 verify=identity.verify,
                 trust_env=not identity.is_local,
                 timeout=_TIMEOUT,
+                headers=HEADERS,
             )
             self._open = (identity, client)
         return self._open

@@ -21,10 +21,10 @@ import httpx
 
 from fl_core.errors import StoreUnavailable
 from tasks.gateway_access import SiteDoor
-from tasks.gateway_identity import Identity, identity_stamp, read_identity
+from tasks.gateway_identity import HEADERS, Identity, identity_stamp, read_identity
 from tasks.outgoing import OutgoingLog
 
-PROCESS = "FEDLOOM_PROCESS"
+PROCESS = "FEDLOOM_PROCESS_KIND"
 ALLOWED_SKEW_S = 60.0
 _PAUSES_S = (0.2, 1.0, 3.0)
 _LONGEST_PAUSE_S = 10.0
@@ -133,6 +133,7 @@ class GatewayClient:
                     verify=identity.verify,
                     trust_env=not identity.is_local,
                     timeout=_TIMEOUT,
+                    headers=HEADERS,
                 )
                 self._open = (identity, client)
             return self._open

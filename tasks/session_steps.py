@@ -1,9 +1,15 @@
-"""What a site session waits for: the site's approval, and the next plan in the store."""
+"""What a site session waits for: the site's approval, and the next plan in the store.
+
+Behind a gateway the session leaves one request open until the plan or the run's stop object is
+there, so waiting costs next to nothing and a plan is found at once. Other stores are looked at:
+often while a plan is due, seldom when idle.
+"""
 
 import logging
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import read_document
@@ -16,12 +22,14 @@ from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.plan import read_assembly
 from fl_core.rounds.status import round_numbers
 from tasks.client_steps import Answer, MakeWork, Session, site_work, take_part
+from tasks.gateway_store import GatewayStore
 from tasks.settings import open_store
 from tasks.site_config import SiteConfig, SiteHome, site_policy, site_settings
 
 FAST_S = 0.2
 SLOW_S = 5.0
 FAST_FOR_S = 120.0
+OPEN_S = 25.0
 RETRY_S = 2.0
 
 log = logging.getLogger(__name__)
@@ -39,11 +47,18 @@ class Waiting:
     idle_s: float
     since: float
 
-    def sleep(self) -> bool:
-        """Sleep a little; return False once nothing has happened for ``idle_s``."""
-        waited = time.monotonic() - self.since
-        time.sleep(FAST_S if waited < FAST_FOR_S else SLOW_S)
-        return waited < self.idle_s
+    def pause(self) -> None:
+        """Sleep a little: less while something may be due."""
+        time.sleep(FAST_S if time.monotonic() - self.since < FAST_FOR_S else SLOW_S)
+
+    def goes_on(self) -> bool:
+        """Say whether something has happened in the last ``idle_s``."""
+        return time.monotonic() - self.since < self.idle_s
+
+    def open_s(self) -> float:
+        """Return for how long a request may stay open; never past the end of the session."""
+        left_s = self.idle_s - (time.monotonic() - self.since)
+        return min(OPEN_S, max(FAST_S, left_s))
 
     def reset(self) -> None:
         """Note that something has happened."""
@@ -72,14 +87,21 @@ def serve(request: SessionRequest, *, make_work: MakeWork = site_work) -> str:
         make_work: Makes the site's work on its rows.
 
     Returns:
-        ``stopped`` or ``idle``.
+        ``stopped``, ``idle``, or ``left`` where the site's operator left the campaign.
     """
     store = request.store()
     waiting = Waiting(idle_s=request.config.idle_s, since=time.monotonic())
     assembly = _approved(request, store, waiting)
     if assembly is None:
         return "stopped"
-    session = Session(request.home, request.config, assembly, store, make_work)
+    session = Session(
+        request.home,
+        request.config,
+        assembly,
+        store,
+        make_work,
+        is_over=lambda: is_stopped(request, store),
+    )
     _prepare(session)
     session.watch_coordinator()
     try:
@@ -94,17 +116,49 @@ def _serve_plans(session: Session, request: SessionRequest, waiting: Waiting) ->
     store = session.store
     known = round_numbers(store, request.campaign_id)
     number = known[-1] if known else 1
-    while not is_stopped(request, store):
-        plan = _plan(request, store, number)
-        if plan is None:
-            if not waiting.sleep():
-                return "idle"
-            continue
+    while True:
+        plan = _next_plan(request, store, number, waiting)
+        if isinstance(plan, str):
+            return plan
         if is_due(session, plan):
             _answer_in_time(session, plan)
+            if session.has_left():
+                return "left"
         number += 1
         waiting.reset()
-    return "stopped"
+
+
+def _next_plan(
+    request: SessionRequest, store: ObjectStore, number: int, waiting: Waiting
+) -> RoundPlan | Literal["stopped", "idle"]:
+    """Wait for a plan, the run's end, or for so long that the session gives up."""
+    plan_key = keys.plan(request.campaign_id, number)
+    stop_key = keys.stop(request.campaign_id, request.run)
+    while True:
+        found = _look(store, (stop_key, plan_key), waiting)
+        if stop_key in found:
+            return "stopped"
+        if plan_key in found:
+            plan = _plan(request, store, number)
+            if plan is not None:
+                return plan
+            waiting.pause()
+        if not waiting.goes_on():
+            return "idle"
+
+
+def _look(store: ObjectStore, asked: tuple[str, ...], waiting: Waiting) -> list[str]:
+    """Return those of the keys that exist; none after a while in which none did."""
+    try:
+        if isinstance(store, GatewayStore):
+            return store.wait(asked, seconds=waiting.open_s())
+        found = [key for key in asked if exists(store, key)]
+    except StoreUnavailable as error:
+        log.warning("store away: %s", error)
+        found = []
+    if not found:
+        waiting.pause()
+    return found
 
 
 def _prepare(session: Session) -> None:
@@ -165,7 +219,8 @@ def _approved(request: SessionRequest, store: ObjectStore, waiting: Waiting) -> 
             told = True
         if is_stopped(request, store):
             return None
-        if not waiting.sleep():
+        waiting.pause()
+        if not waiting.goes_on():
             raise PolicyRefused(f"campaign {request.campaign_id!r} was not approved in time")
     waiting.reset()
     return assembly
