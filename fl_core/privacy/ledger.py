@@ -103,6 +103,10 @@ class Ledger:
         """Read and check everything from the first entry, and return it with what does not hold."""
         return ChainReader(self.public_key).read(self._store)
 
+    def opened_with(self, key: Ed25519PrivateKey) -> "Ledger":
+        """Return the same ledger as a holder of another key would open it; nothing is written."""
+        return Ledger(self._store, dataset=self.dataset, unit=self.unit, key=key, clock=self._clock)
+
     def hand_over(self, key: Ed25519PrivateKey) -> "Ledger":
         """Have another key sign from here on, and return the ledger opened with it.
 
@@ -113,9 +117,7 @@ class Ledger:
             LedgerCorrupt: The ledger does not hold, or a third key signs it.
             LedgerConflict: Other writers won every attempt.
         """
-        after = Ledger(
-            self._store, dataset=self.dataset, unit=self.unit, key=key, clock=self._clock
-        )
+        after = self.opened_with(key)
         for _ in range(MAX_ATTEMPTS):
             if after.public_key == self.public_key or not after.check().findings:
                 return after

@@ -47,6 +47,15 @@ def keys_before(entries: Iterable[LedgerEntry], public_keys: Iterable[str]) -> f
     return frozenset(found)
 
 
+def keys_after(entries: Iterable[LedgerEntry], public_keys: Iterable[str]) -> frozenset[str]:
+    """Return these keys and all that they, or keys after them, have signed the ledger over to."""
+    rotations = [each for each in entries if is_rotation(each) and each.old_signature is not None]
+    found = set(public_keys)
+    while later := {str(e.new_key) for e in rotations if e.old_key in found} - found:
+        found |= later
+    return frozenset(found)
+
+
 def is_of_keys(entry: LedgerEntry, public_keys: Iterable[str]) -> bool:
     """Say whether one of a ledger's keys has signed an entry, wherever it stands.
 

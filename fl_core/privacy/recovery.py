@@ -7,6 +7,9 @@ are two branches; the longer one stays the ledger, and the charges of the other 
 either may have paid for a draw that left. All of this goes into one signed entry of kind
 ``recovered``, so the ledger verifies afterwards, and its witnesses accept it (SOUNDNESS, rule 14).
 
+Where the site's key was lost, the same work is done with a new key that hands the ledger over to
+itself first: the ledger goes on, and nothing that was spent is forgotten with the key.
+
 Nothing is written here: the caller first closes the exchanges of what was lost, then writes.
 """
 
@@ -16,12 +19,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from fl_core.artifacts import keys
-from fl_core.artifacts.documents import from_bytes, sha256_hex, to_bytes
+from fl_core.artifacts.documents import document_sha256, from_bytes, sha256_hex, to_bytes
 from fl_core.artifacts.store import ObjectStore
 from fl_core.errors import LedgerCorrupt, ObjectCorrupt, StoreError, WitnessUnavailable
 from fl_core.privacy.ledger_documents import MAX_ENTRY_BYTES, LedgerEntry, LostCharge, LostRange
+from fl_core.privacy.ledger_keys import is_of_keys, keys_after, keys_before, signer_of
 from fl_core.privacy.witness import WitnessedStore, held_sequences
-from fl_core.updates.signing import SigningKey, public_hex, sign, verify_signature
+from fl_core.updates.signing import SigningKey, public_hex, sign
 
 # How far past the last known entry a recovery goes when witnesses are away: what they may still
 # hold lies below it, so that it cannot collide when they come back.
@@ -38,6 +42,7 @@ class LostLedger:
         unit: Unit of protection.
         key: The site's signing key.
         store: The ledger's own store, as it was restored; may be empty.
+        lost_key: Public key, hex, that nobody has any more and ``key`` takes the place of.
     """
 
     owner: str
@@ -45,6 +50,12 @@ class LostLedger:
     unit: str
     key: SigningKey
     store: ObjectStore
+    lost_key: str | None = None
+
+    @property
+    def public_key(self) -> str:
+        """The key that signs from here on, hex."""
+        return public_hex(self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +81,19 @@ class Recovery:
         replaced: Sequence numbers at which the own store holds an entry of another branch, or
             something that is no entry; a fresh store is to be filled then.
         recovered: The new entry, or None if nothing had to be charged.
+        rotated: The entry that hands the ledger to a new key, or None if none was lost.
     """
 
     entries: dict[int, bytes]
     imported: tuple[int, ...]
     replaced: tuple[int, ...]
-    recovered: LedgerEntry | None
+    recovered: LedgerEntry | None = None
+    rotated: LedgerEntry | None = None
 
     @property
     def is_needed(self) -> bool:
         """Whether anything changes."""
-        return bool(self.imported or self.replaced or self.recovered)
+        return bool(self.imported or self.replaced or self.recovered or self.rotated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +105,7 @@ class _Held:
     data: bytes
     is_local: bool
     is_witnessed: bool
+    is_in_force: bool = False
 
 
 def find_recovery(
@@ -114,7 +128,8 @@ def find_recovery(
 
     Raises:
         WitnessUnavailable: A witness of the site's own is away and ``assume_lost`` is off.
-        LedgerCorrupt: Nobody holds a genesis signed by this key, so there is nothing to build on.
+        LedgerCorrupt: Nobody holds a genesis signed by this key or one before it, so there is
+            nothing to build on; or the key has handed the ledger to another one.
     """
     held, away = _collect(ledger, witnesses)
     if away and not assume_lost:
@@ -127,30 +142,31 @@ def find_recovery(
     if not trunk or trunk[0].entry.kind != "genesis":
         raise LedgerCorrupt(
             f"nobody holds a genesis of dataset {ledger.dataset!r}, unit {ledger.unit!r}, signed "
-            "by this site's key; a ledger is recovered with the key it was made with"
+            "by this site's key; a ledger is recovered with the key that signs it, or, where that "
+            "is lost, by `fedloom site rotate --lost-key`"
         )
     entries = {each.entry.seq: each.data for each in trunk}
     sound = {each.entry.seq: each.data for each in held if each.is_local}
     # Whatever else stands in the store is of another branch, or damaged.
     occupied = held_sequences(ledger.store, keys.LEDGER)
-    found = Recovery(
+    recovery = Recovery(
         entries=entries,
         imported=tuple(seq for seq in sorted(entries) if seq not in occupied),
         replaced=tuple(
             seq for seq in sorted(occupied) if seq not in entries or sound.get(seq) != entries[seq]
         ),
-        recovered=None,
     )
-    entry = _recovered(ledger, _Findings(held, trunk, owed, bool(away) and assume_lost), now=now)
-    if entry is None:
-        return found
-    return replace(found, entries=entries | {entry.seq: to_bytes(entry)}, recovered=entry)
+    findings = _Findings(held, trunk, owed, bool(away) and assume_lost)
+    rotated = _rotated(ledger, findings, now=now)
+    recovered = _recovered(ledger, findings, after=rotated, now=now)
+    new = {each.seq: to_bytes(each) for each in (rotated, recovered) if each is not None}
+    return replace(recovery, entries=entries | new, recovered=recovered, rotated=rotated)
 
 
 def _collect(
     ledger: LostLedger, witnesses: Sequence[WitnessedStore]
 ) -> tuple[list[_Held], list[str]]:
-    """Return every entry that the key signed, once each, and which own witnesses are away."""
+    """Return every entry that its keys signed, once each, and which own witnesses are away."""
     own = WitnessedStore("ledger", ledger.store, is_own=True)
     found: dict[str, _Held] = {}
     for each in _held_by(ledger, own, keys.LEDGER):
@@ -166,11 +182,30 @@ def _collect(
             continue
         for each in read:
             found[each.sha256] = replace(found.get(each.sha256, each), is_witnessed=True)
-    return sorted(found.values(), key=lambda each: (each.entry.seq, each.sha256)), away
+    held = _of_its_keys(ledger, list(found.values()))
+    return sorted(held, key=lambda each: (each.entry.seq, each.sha256)), away
+
+
+def _of_its_keys(ledger: LostLedger, found: Sequence[_Held]) -> list[_Held]:
+    entries, own = [each.entry for each in found], ledger.public_key
+    known = keys_before(entries, {own})
+    if ledger.lost_key is not None:
+        # Nobody can say any more which key of the site was the last one.
+        known |= keys_after(entries, keys_before(entries, {ledger.lost_key}))
+    elif keys_after(entries, {own}) != {own}:
+        raise LedgerCorrupt(
+            f"the ledger of {ledger.dataset!r} was handed to another key, and this folder holds "
+            f"the one before it ({own[:16]}); put the newer key.pem back",
+            hint="if it is lost, `fedloom site rotate --lost-key` goes on with a new one",
+        )
+    return [
+        replace(each, is_in_force=signer_of(each.entry, (own,)) == own)
+        for each in found
+        if is_of_keys(each.entry, known)
+    ]
 
 
 def _held_by(ledger: LostLedger, holder: WitnessedStore, prefix: str) -> Iterable[_Held]:
-    public_key = public_hex(ledger.key)
     for seq in sorted(held_sequences(holder.store, prefix)):
         key = keys.witnessed_entry(prefix, seq)
         try:
@@ -179,7 +214,7 @@ def _held_by(ledger: LostLedger, holder: WitnessedStore, prefix: str) -> Iterabl
         except ObjectCorrupt:
             continue
         is_of_ledger = (entry.seq, entry.dataset, entry.unit) == (seq, ledger.dataset, ledger.unit)
-        if is_of_ledger and to_bytes(entry) == data and verify_signature(entry, public_key):
+        if is_of_ledger and to_bytes(entry) == data:
             yield _Held(entry, sha256_hex(data), data, is_local=False, is_witnessed=False)
 
 
@@ -199,8 +234,9 @@ def _trunk(held: Sequence[_Held]) -> list[_Held]:
     return trunk[::-1]
 
 
-def _preference(held: _Held) -> tuple[int, bool, bool, str]:
-    return held.entry.seq, held.is_witnessed, held.is_local, held.sha256
+def _preference(held: _Held) -> tuple[bool, int, bool, bool, str]:
+    # A branch on which an older key went on is given up, however long it is.
+    return held.is_in_force, held.entry.seq, held.is_witnessed, held.is_local, held.sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +267,11 @@ class _Findings:
         top = seqs[-1]
         return [*lost, LostRange(first=top + 1, last=top + MARGIN)] if self.is_blind else lost
 
+    def next_place(self) -> tuple[int, str]:
+        """Return the sequence number after the trunk, and the hash that it follows."""
+        top = self.trunk[-1]
+        return top.entry.seq + (MARGIN if self.is_blind else 0) + 1, top.sha256
+
     def aside(self) -> list[_Held]:
         """Return the entries of other branches that count and that no earlier recovery named."""
         on_trunk = {each.sha256 for each in self.trunk}
@@ -253,14 +294,38 @@ class _Findings:
         )
 
 
-def _recovered(ledger: LostLedger, findings: _Findings, *, now: datetime) -> LedgerEntry | None:
+def _rotated(ledger: LostLedger, findings: _Findings, *, now: datetime) -> LedgerEntry | None:
+    top, entries = findings.trunk[-1], [each.entry for each in findings.held]
+    if top.is_in_force:
+        return None
+    lost = keys_before(entries, {str(ledger.lost_key)})
+    last = signer_of(top.entry, sorted(keys_after(entries, lost)))
+    seq, previous_sha256 = findings.next_place()
+    entry = LedgerEntry(
+        seq=seq,
+        dataset=ledger.dataset,
+        unit=ledger.unit,
+        kind="rotated",
+        old_key=last,
+        new_key=ledger.public_key,
+        time=now,
+        previous_sha256=previous_sha256,
+    )
+    return sign(entry, ledger.key)
+
+
+def _recovered(
+    ledger: LostLedger, findings: _Findings, *, after: LedgerEntry | None, now: datetime
+) -> LedgerEntry | None:
     lost, aside = findings.lost(), findings.aside()
     charges = _charges(findings, has_lost=bool(lost), aside=aside)
     if not (lost or aside or charges):
         return None
-    top = findings.trunk[-1]
+    seq, previous_sha256 = findings.next_place()
+    if after is not None:
+        seq, previous_sha256 = after.seq + 1, document_sha256(after)
     entry = LedgerEntry(
-        seq=(lost[-1].last if findings.is_blind else top.entry.seq) + 1,
+        seq=seq,
         dataset=ledger.dataset,
         unit=ledger.unit,
         kind="recovered",
@@ -268,7 +333,7 @@ def _recovered(ledger: LostLedger, findings: _Findings, *, now: datetime) -> Led
         charges=tuple(charges),
         set_aside=tuple(each.sha256 for each in aside),
         time=now,
-        previous_sha256=top.sha256,
+        previous_sha256=previous_sha256,
     )
     return sign(entry, ledger.key)
 
