@@ -58,6 +58,7 @@ def site_checks(home: SiteHome) -> Iterator[Check]:
         return
     yield _policy(policy)
     yield from _ledgers(home, config, policy, is_open=is_open)
+    yield from _places(home, config, policy)
     yield from campaign_checks(home, config, is_open=is_open)
 
 
@@ -128,19 +129,26 @@ def _ledgers(
     except FedloomError as error:
         yield Check("ledger", "fail", str(error), error.hint or "restore the site's folder")
         return
-    around = surroundings(home, config)
+    names = {each.text for each in policy.witnesses if is_open or each.is_own}
+    asked = [each for each in site.witnesses if each.name in names]
     for ledger in ledgers_of(site):
         chain, name = ledger.check(), f"ledger of unit {ledger.unit}"
         if chain.findings:
             yield Check(name, "fail", chain.findings[0], RECOVER)
         else:
             yield Check(name, "ok", f"{len(chain.entries)} entries hold")
-        asked = [each for each in policy.witnesses if is_open or each.is_own]
-        stores = [each for each in site.witnesses if any(each.name == w.text for w in asked)]
-        verdicts = ask_witnesses(ledger, chain.entries, stores, owner=site.name)
+        verdicts = ask_witnesses(ledger, chain.entries, asked, owner=site.name)
         yield from (_witness(verdict, ledger.unit, verdicts) for verdict in verdicts)
+
+
+def _places(home: SiteHome, config: SiteConfig, policy: SitePolicy) -> Iterator[Check]:
+    """Warn of witnesses that the same snapshot or the same people hold."""
+    around = surroundings(home, config)
     for witness in policy.witnesses:
-        found = weakness(witness, around)
+        try:
+            found = weakness(witness, around)
+        except OSError:
+            continue  # a folder that is not there was said to be away
         if found:
             yield Check(f"place of witness {witness.text}", "warn", found, "name another place")
 
