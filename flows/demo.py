@@ -1,7 +1,8 @@
 """The demo, step by step: a whole federation on one machine, with real servers and real rows.
 
-Five sites run as processes of their own, each with its folder, key, policy, ledger and outbox, and
-reach the coordinator by outgoing HTTP only. What they do is what sites on other machines do.
+Five sites run as processes of their own, each with its folder, keys, policy, ledger and outbox, and
+reach the coordinator through its gateway only, by outgoing TLS. What they do is what sites on other
+machines do.
 """
 
 import json
@@ -20,7 +21,7 @@ from fl_core.errors import ServerFailed
 from fl_core.updates.records import Series
 from flows.baselines import CAMPAIGN_FILE, POOLED
 from flows.demo_data import DECLARED, write_demo
-from flows.local_stack import Stack, add_site
+from flows.local_stack import Stack
 from flows.local_workers import environment
 
 # SOUNDNESS, rule 15: one series of 96 steps at this noise ends at epsilon 10.77 by PLD.
@@ -51,7 +52,6 @@ def make_sites(stack: Stack) -> None:
     campaign = demo_campaign()
     data = write_demo(stack.home)
     for site in campaign.sites:
-        stack = add_site(stack, site)
         if site in made_sites(stack.home):
             continue
         declared = DECLARED[site]

@@ -1,16 +1,14 @@
 """The sites that live in a local stack's home, each in a folder of its own under ``sites/``.
 
 A real site is made by its operator with `fedloom site init`. Where a whole federation is started
-on one machine (demo, benchmark, tests), the same folder is made here, with the keys that the
-stack has drawn for the site, so that it reaches the servers by HTTP as a real one does. What a
-site is made of is imported when one is made, because every command knows this module.
+on one machine (demo, benchmark, tests), the same folder is made here, with the stack's invite, so
+that it reaches the gateway, and nothing else, as a real one does. What a site is made of is
+imported when one is made, because every command knows this module.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from flows.stack_file import BUCKET
 
 if TYPE_CHECKING:
     from flows.local_stack import Stack
@@ -23,7 +21,7 @@ class LocalSite:
     """What a site of a local stack is made of.
 
     Attributes:
-        name: One of the stack's sites.
+        name: The site's name.
         data: File of rows, relative to the site's folder.
         policy_text: The policy's TOML, with ``{dataset}`` still to be filled.
         declared_examples: Public size, rounded to a power of two; None to declare none.
@@ -48,7 +46,7 @@ def made_sites(home: Path) -> list[str]:
 
 
 def make_local_site(stack: "Stack", site: LocalSite) -> "Enrolment":
-    """Make a site's folder in the stack's home, with its own keys for the store.
+    """Make a site's folder in the stack's home, with the way through the stack's gateway.
 
     Its ledger has two witnesses, the stack's store and a folder of the home beside the sites'. They
     show a ledger that was set back alone; a snapshot of the whole home takes them along, so a real
@@ -59,23 +57,14 @@ def make_local_site(stack: "Stack", site: LocalSite) -> "Enrolment":
     """
     from fl_core.privacy.policy_documents import CoordinatorWitness, FolderWitness
     from fl_core.privacy.policy_template import WITNESS_EXAMPLE, witness_tables
+    from flows.local_gateway import local_invite
     from tasks.enrolment import NewSite, make_site
-    from tasks.site_config import CREDENTIALS, SiteConfig, SiteStore, write_credentials
+    from tasks.invite import accept_invite
+    from tasks.site_config import SiteConfig
 
     home = site_home(stack.home, site.name)
-    keys = stack.file.sites[site.name]
-    config = SiteConfig(
-        site=site.name,
-        data=site.data,
-        prefect_api_url=f"{stack.prefect_url}/api",
-        store=SiteStore(
-            url=f"s3://{BUCKET}",
-            endpoint=stack.s3_endpoint,
-            credentials_file=Path(CREDENTIALS),
-        ),
-    )
-    # Before the config, which is what tells that a site was made.
-    write_credentials(home, keys.access_key, keys.secret_key)
+    access = accept_invite(local_invite(stack.home, stack.file), home.root)
+    config = SiteConfig(site=site.name, data=site.data, gateway=access)
     witnesses = (
         CoordinatorWitness(),
         FolderWitness(path=Path("..") / ".." / "witnesses" / site.name),

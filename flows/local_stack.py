@@ -1,4 +1,4 @@
-"""One home folder's servers: PostgreSQL, S3, Prefect, MLflow.
+"""One home folder's servers: PostgreSQL, S3, Prefect, MLflow, and the gateway for sites.
 
 ``start`` brings everything up and returns when it is healthy, ``connect`` finds a stack that runs
 already, ``stop`` ends it. Whatever state the last run left, also after SIGKILL or a lost machine,
@@ -6,14 +6,13 @@ already, ``stop`` ends it. Whatever state the last run left, also after SIGKILL 
 side in several homes.
 
 Layout of a home: ``stack.json`` (ports, keys), ``run/`` (process records, workers' logs),
-``postgres/``, ``s3/``, ``prefect/``, ``mlflow/`` (data and ``server.log`` each), ``coordinator/``,
-``evaluation/``, ``sites/<name>/``, ``holdouts/``.
+``postgres/``, ``s3/``, ``prefect/``, ``mlflow/``, ``gateway/`` (data and ``server.log`` each),
+``coordinator/``, ``evaluation/``, ``sites/<name>/``, ``holdouts/``.
 """
 
 import contextlib
 import fcntl
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
@@ -23,6 +22,13 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from fl_core.errors import CampaignError, ServerFailed
+from flows.local_gateway import (
+    GatewayFiles,
+    gateway_answers,
+    local_url,
+    prepare_gateway,
+    start_gateway,
+)
 from flows.postgres import require_database, running_url, start_postgres
 from flows.processes import (
     ServerProcess,
@@ -34,18 +40,12 @@ from flows.processes import (
     require_free_ports,
     stop_all,
 )
-from flows.servers import (
-    S3Access,
-    start_mlflow,
-    start_prefect,
-    start_seaweed,
-    write_identities,
-)
+from flows.servers import S3Access, start_mlflow, start_prefect, start_seaweed
 from flows.stack_file import (
     BUCKET,
     MLFLOW_BUCKET,
-    S3Keys,
     StackFile,
+    Stated,
     forget_process,
     prepared_stack_file,
     read_stack_file,
@@ -56,8 +56,11 @@ from flows.stack_file import (
 )
 
 DEFAULT_HOME = Path(".fedloom")
-SERVERS = ("postgres", "s3", "prefect", "mlflow")
+SERVERS = ("postgres", "s3", "prefect", "mlflow", "gateway")
 """Names of the servers; every other process of a stack is a worker."""
+
+# Sites go first, then their door, then what stands behind it, the database last.
+_ENDING = (("gateway",), ("prefect", "mlflow", "s3"), ("postgres",))
 
 _DATABASES = ("prefect", "mlflow")
 _BY_DRIVER = {"asyncpg": "prefect", "psycopg2": "mlflow"}
@@ -84,17 +87,27 @@ class Stack:
     @property
     def prefect_url(self) -> str:
         """Prefect's UI."""
-        return f"http://127.0.0.1:{self.file.prefect_port}"
+        return self.file.prefect_url
 
     @property
     def mlflow_url(self) -> str:
         """MLflow's UI and tracking URI."""
-        return f"http://127.0.0.1:{self.file.mlflow_port}"
+        return self.file.mlflow_url
 
     @property
     def s3_endpoint(self) -> str:
         """The S3 endpoint."""
-        return f"http://127.0.0.1:{self.file.s3_ports['s3']}"
+        return self.file.s3_endpoint
+
+    @property
+    def gateway_url(self) -> str:
+        """The sites' door, as this machine reaches it."""
+        return local_url(self.file)
+
+    @property
+    def invite(self) -> Path:
+        """The file that sites' operators are given."""
+        return GatewayFiles(self.home).invite
 
     def processes(self) -> dict[str, ServerProcess]:
         """All processes of the stack by name, as recorded now."""
@@ -102,23 +115,17 @@ class Stack:
 
 
 def start(
-    home: Path,
-    *,
-    sites: Sequence[str] = (),
-    prefect_port: int | None = None,
-    mlflow_port: int | None = None,
-    on_progress: OnProgress | None = None,
+    home: Path, *, stated: Stated | None = None, on_progress: OnProgress | None = None
 ) -> Stack:
     """Start the servers of a home, or return the stack that runs there already.
 
     Args:
         home: Home folder; made when absent.
-        sites: Sites that need access to the store, beside those that have it.
-        prefect_port: Port for Prefect from now on; None keeps the one of before.
-        mlflow_port: Port for MLflow from now on; None keeps the one of before.
+        stated: Ports and names from now on; None keeps those of before.
         on_progress: Told what becomes healthy.
 
     Raises:
+        CampaignError: The gateway cannot have the names that are stated.
         PortInUse: A stated port, or one of before, has another listener.
         ServerFailed: A server did not start; the others are stopped again.
     """
@@ -129,18 +136,13 @@ def start(
     with _exclusive(home):
         running = connect(home)
         if running is not None:
-            for site in sites:
-                running = add_site(running, site)
             return running
         _end_recorded(home)
-        file = prepared_stack_file(
-            home, sites=tuple(sites), prefect_port=prefect_port, mlflow_port=mlflow_port
-        )
+        file = prepared_stack_file(home, stated or Stated())
         _require_ports(home, file)
+        prepare_gateway(home, file)
         write_stack_file(home, file)
-        stack = Stack(home, file, _start_servers(home, file, tell))
-        _make_buckets(stack)
-    return stack
+        return Stack(home, file, _start_servers(home, file, tell))
 
 
 def _require_ports(home: Path, file: StackFile) -> None:
@@ -151,6 +153,7 @@ def _require_ports(home: Path, file: StackFile) -> None:
     require_free_ports("prefect", [file.prefect_port], remedy=remedy)
     require_free_ports("mlflow", [file.mlflow_port], remedy=remedy)
     require_free_ports("s3", [file.s3_ports["s3"]], remedy=remedy)
+    require_free_ports("gateway", [file.gateway_port], remedy=remedy)
 
 
 def _start_servers(home: Path, file: StackFile, tell: OnProgress) -> dict[str, float]:
@@ -162,8 +165,14 @@ def _start_servers(home: Path, file: StackFile, tell: OnProgress) -> dict[str, f
         seconds[server.name] = round(time.monotonic() - began, 1)
         tell(f"{server.name} is up after {seconds[server.name]:.1f} s")
 
+    def store() -> None:
+        up(_s3(home, file))
+        _make_buckets(file)
+
     def servers(pool: ThreadPoolExecutor) -> Iterator[Future[None]]:
-        yield pool.submit(lambda: up(_s3(home, file)))
+        yield pool.submit(store)
+        # It looks for what stands behind it again and again, so it need not wait.
+        yield pool.submit(lambda: up(start_gateway(home, file)))
         database = _database_urls(home, up)
         yield pool.submit(lambda: up(_prefect(home, file, database("asyncpg"))))
         yield pool.submit(lambda: up(_mlflow(home, file, database("psycopg2"))))
@@ -176,7 +185,7 @@ def _all_or_none(submit_to: Callable[[ThreadPoolExecutor], Iterator[Future[None]
     """Start processes in threads; when one fails, or Ctrl-C comes, end all of them."""
     before = {each.pid for each in children()}
     futures: list[Future[None]] = []
-    with ended_with_this_process(), ThreadPoolExecutor(max_workers=3) as pool:
+    with ended_with_this_process(), ThreadPoolExecutor(max_workers=4) as pool:
         try:
             futures.extend(submit_to(pool))
             for future in as_completed(futures):
@@ -189,7 +198,9 @@ def _all_or_none(submit_to: Callable[[ThreadPoolExecutor], Iterator[Future[None]
             raise
 
 
-def restart_server(stack: Stack, name: Literal["s3", "prefect", "mlflow"]) -> ServerProcess:
+def restart_server(
+    stack: Stack, name: Literal["s3", "prefect", "mlflow", "gateway"]
+) -> ServerProcess:
     """Start one server of a running stack again after it ended; its data and port stay.
 
     Raises:
@@ -206,6 +217,8 @@ def restart_server(stack: Stack, name: Literal["s3", "prefect", "mlflow"]) -> Se
                 server = _prefect(home, file, _running_database_urls(home)("asyncpg"))
             case "mlflow":
                 server = _mlflow(home, file, _running_database_urls(home)("psycopg2"))
+            case "gateway":
+                server = start_gateway(home, file)
         record_process(home, server)
     return server
 
@@ -226,13 +239,12 @@ def _prefect(home: Path, file: StackFile, database_url: str) -> ServerProcess:
 
 
 def _mlflow(home: Path, file: StackFile, backend_uri: str) -> ServerProcess:
-    endpoint = f"http://127.0.0.1:{file.s3_ports['s3']}"
     keys = file.coordinator
     return start_mlflow(
         home / "mlflow",
         backend_uri=backend_uri,
         artifacts_uri=f"s3://{MLFLOW_BUCKET}",
-        s3=S3Access(endpoint, keys.access_key, keys.secret_key),
+        s3=S3Access(file.s3_endpoint, keys.access_key, keys.secret_key),
         port=file.mlflow_port,
     )
 
@@ -269,16 +281,16 @@ def _stated_database_urls(own: str) -> Callable[[str], str]:
     )
 
 
-def _make_buckets(stack: Stack) -> None:
+def _make_buckets(file: StackFile) -> None:
     # Not at the top: boto3 takes a third of a second that `fedloom --help` need not wait for.
     from tasks.object_store import S3Location, ensure_bucket
     from tasks.object_store import connect as connect_store
 
-    keys = stack.file.coordinator
+    keys = file.coordinator
     for bucket in (BUCKET, MLFLOW_BUCKET):
         location = S3Location(
             bucket,
-            endpoint=stack.s3_endpoint,
+            endpoint=file.s3_endpoint,
             access_key=keys.access_key,
             secret_key=keys.secret_key,
         )
@@ -306,11 +318,13 @@ def connect(home: Path, *, needed: Sequence[str] = SERVERS) -> Stack | None:
         return None
     paths = {name: path for name, path in _HEALTH_PATHS.items() if name in expected}
     healthy = all(answers(processes[name].url + path) for name, path in paths.items())
+    if "gateway" in expected:
+        healthy = healthy and gateway_answers(home, file)
     return Stack(home, file, {}) if healthy else None
 
 
 def stop(home: Path, *, on_progress: OnProgress | None = None) -> list[str]:
-    """End everything that runs for a home: workers, then servers, PostgreSQL last.
+    """End everything that runs for a home: workers, the gateway, servers, PostgreSQL last.
 
     Returns:
         Names of the processes that were running; a second call returns an empty list.
@@ -325,10 +339,9 @@ def stop(home: Path, *, on_progress: OnProgress | None = None) -> list[str]:
 def _end_recorded(home: Path, on_progress: OnProgress | None = None) -> list[str]:
     processes = recorded_processes(home)
     workers = [each for name, each in processes.items() if name not in SERVERS]
-    servers = [processes[name] for name in ("prefect", "mlflow", "s3") if name in processes]
-    database = [processes[name] for name in ("postgres",) if name in processes]
+    servers = [[processes[name] for name in names if name in processes] for names in _ENDING]
     ended = []
-    for group in (workers, servers, database):
+    for group in (workers, *servers):
         running = [each.name for each in group if is_alive(each)]
         stop_all(group)
         for each in group:
@@ -356,24 +369,6 @@ def require_alive(stack: Stack) -> None:
             f"its log ends with: {last_lines(each.log_path)}",
             hint=f"the whole log is {each.log_path}",
         )
-
-
-def add_site(stack: Stack, site: str) -> Stack:
-    """Give a site its own keys for the store while the stack runs; its keys stay if it has some."""
-    if site in stack.file.sites:
-        return stack
-    file = stack.file.model_copy(update={"sites": {**stack.file.sites, site: S3Keys.draw()}})
-    write_stack_file(stack.home, file)
-    keys = file.coordinator
-    write_identities(
-        stack.home / "s3",
-        access_key=keys.access_key,
-        secret_key=keys.secret_key,
-        identities=file.identities(),
-    )
-    # SeaweedFS reads its identities again on SIGHUP.
-    os.kill(stack.processes()["s3"].pid, signal.SIGHUP)
-    return Stack(stack.home, file, stack.seconds)
 
 
 @contextlib.contextmanager

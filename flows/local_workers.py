@@ -1,9 +1,9 @@
 """The workers of a local stack, and the settings that each process gets.
 
 Settings are handed over as environment variables and made here in one place: the coordinator's
-processes get its keys, a site's process its own and nothing of the coordinator. A real site runs
-the same command on its own machine with its own settings; here it is a process beside the
-servers, with its own folder, which reaches them by outgoing HTTP only.
+processes get its keys; a site's process gets no address and no key at all, what it needs is in its
+own folder. A real site runs the same command on its own machine; here it is a process beside the
+servers, which reaches them through the gateway only.
 """
 
 import os
@@ -11,13 +11,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fl_core.errors import CampaignError
 from flows.local_federation import federation_folder, make_local_federation
 from flows.local_sites import made_sites, site_home
 from flows.local_stack import Stack
 from flows.processes import Command, ServerProcess, is_alive, spawn
 from flows.servers import PREFECT_ENV
-from flows.stack_file import BUCKET, S3Keys, record_process
+from flows.stack_file import BUCKET, record_process
 
 _USERS_OWN = ("FEDLOOM_MODELS", "FEDLOOM_SUITES")
 FEDLOOM = (sys.executable, "-m", "flows.cli.main")
@@ -70,16 +69,20 @@ def start_coordinator_worker(stack: Stack) -> ServerProcess:
 def environment(stack: Stack) -> dict[str, str]:
     """The settings of every process of the coordinator; they hold its keys."""
     keys = stack.file.coordinator
-    client_home = stack.home / "coordinator" / "prefect"
     return {
-        **_client_environment(stack, client_home, keys),
+        **PREFECT_ENV,
+        "PREFECT_API_URL": f"{stack.prefect_url}/api",
+        "PREFECT_HOME": str(stack.home / "coordinator" / "prefect"),
+        "FEDLOOM_STORE": f"s3://{BUCKET}",
+        "FEDLOOM_S3_ENDPOINT": stack.s3_endpoint,
+        "FEDLOOM_S3_ACCESS_KEY": keys.access_key,
+        "FEDLOOM_S3_SECRET_KEY": keys.secret_key,
         "MLFLOW_TRACKING_URI": stack.mlflow_url,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "FEDLOOM_HOME": str(stack.home),
         "FEDLOOM_FEDERATION": str(federation_folder(stack.home)),
         "FEDLOOM_HOLDOUTS": str(stack.home / "holdouts"),
-        # Folders of base models and suites are the user's own, and the same for every process.
-        **{name: os.environ[name] for name in _USERS_OWN if name in os.environ},
+        **_users_own(),
     }
 
 
@@ -87,8 +90,6 @@ def evaluation_environment(stack: Stack) -> dict[str, str]:
     """The settings of the evaluation worker: keys that read releases and no site's update."""
     keys = stack.file.evaluation
     own = environment(stack)
-    if keys is None:
-        return own
     kept = {k: v for k, v in own.items() if k not in {"FEDLOOM_FEDERATION", "MLFLOW_TRACKING_URI"}}
     return kept | {
         "FEDLOOM_S3_ACCESS_KEY": keys.access_key,
@@ -97,31 +98,14 @@ def evaluation_environment(stack: Stack) -> dict[str, str]:
 
 
 def site_environment(stack: Stack, site: str) -> dict[str, str]:
-    """The settings of a site's process: its own keys, no MLflow, nothing of the coordinator.
-
-    Raises:
-        CampaignError: The stack knows no such site.
-    """
-    keys = stack.file.sites.get(site)
-    if keys is None:
-        known = ", ".join(sorted(stack.file.sites)) or "none"
-        raise CampaignError(
-            f"site {site!r} has no keys for the store, expected one of: {known}; "
-            "give the site's name when the stack starts, or add it"
-        )
-    return _client_environment(stack, site_home(stack.home, site).root / "prefect", keys)
+    """The settings of a site's process: no address, no key; those are in the site's folder."""
+    prefect_home = site_home(stack.home, site).root / "prefect"
+    return {**PREFECT_ENV, "PREFECT_HOME": str(prefect_home), **_users_own()}
 
 
-def _client_environment(stack: Stack, prefect_home: Path, keys: S3Keys) -> dict[str, str]:
-    return {
-        **PREFECT_ENV,
-        "PREFECT_API_URL": f"{stack.prefect_url}/api",
-        "PREFECT_HOME": str(prefect_home),
-        "FEDLOOM_STORE": f"s3://{BUCKET}",
-        "FEDLOOM_S3_ENDPOINT": stack.s3_endpoint,
-        "FEDLOOM_S3_ACCESS_KEY": keys.access_key,
-        "FEDLOOM_S3_SECRET_KEY": keys.secret_key,
-    }
+def _users_own() -> dict[str, str]:
+    # Folders of base models and suites are the user's own, and the same for every process.
+    return {name: os.environ[name] for name in _USERS_OWN if name in os.environ}
 
 
 def start_workers(stack: Stack) -> list[ServerProcess]:

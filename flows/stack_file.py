@@ -1,23 +1,23 @@
 """What a home folder remembers of its stack: ports, credentials, processes.
 
-Ports and keys outlive a stop: a site's config names the addresses, so they may not move between
-two runs. Credentials lie in one file that only its owner may read. A process record is written
-when a process was started and removed when it was stopped; one that is left over tells the next
-start what to end.
+Ports and keys outlive a stop: a site's config names the gateway's address, so it may not move
+between two runs. Credentials lie in one file that only its owner may read; no site has any, its
+only way in is the gateway. A process record is written when a process was started and removed when
+it was stopped; one that is left over tells the next start what to end.
 """
 
 import json
 import os
 import secrets
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from fl_core.artifacts.documents import Document, from_bytes
-from fl_core.campaign.specs import Name
-from flows.processes import ServerProcess, free_ports, is_port_free
+from fl_core.errors import CampaignError
+from flows.processes import LOOPBACK, ServerProcess, free_ports, is_port_free
 from flows.servers import S3Identity, SeaweedPorts
 
 BUCKET = "fedloom"
@@ -43,32 +43,76 @@ class StackFile(Document):
     """``stack.json`` of a home folder.
 
     Attributes:
-        version: Format of this file.
+        version: Format of this file; in format 1 every site had keys of its own.
         prefect_port: Port of Prefect's API and UI.
         mlflow_port: Port of MLflow's API and UI.
+        gateway_port: Port of the sites' door.
+        gateway_listen: Address that the gateway listens on.
+        gateway_hosts: Names under which sites elsewhere reach it; the first is in the invite.
         s3_ports: Ports of SeaweedFS by name; only ``s3`` is known outside.
         coordinator: Keys with all rights.
-        sites: Keys of every site.
-        evaluation: Keys of the evaluation worker; None in a home of before, until its next start.
+        gateway: Keys of the gateway.
+        evaluation: Keys of the evaluation worker.
     """
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     prefect_port: int
     mlflow_port: int
+    gateway_port: int
+    gateway_listen: str = LOOPBACK
+    gateway_hosts: tuple[str, ...] = ()
     s3_ports: dict[str, int]
     coordinator: S3Keys
-    sites: dict[Name, S3Keys] = Field(default_factory=dict)
-    evaluation: S3Keys | None = None
+    gateway: S3Keys
+    evaluation: S3Keys
 
     @property
     def seaweed_ports(self) -> SeaweedPorts:
         """The ports as the server takes them."""
         return SeaweedPorts(**self.s3_ports)
 
+    @property
+    def prefect_url(self) -> str:
+        """Prefect's UI."""
+        return f"http://{LOOPBACK}:{self.prefect_port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        """MLflow's UI and tracking URI."""
+        return f"http://{LOOPBACK}:{self.mlflow_port}"
+
+    @property
+    def s3_endpoint(self) -> str:
+        """The S3 endpoint."""
+        return f"http://{LOOPBACK}:{self.s3_ports['s3']}"
+
     def identities(self) -> list[S3Identity]:
-        """The S3 identities of the evaluation worker and of the sites."""
-        own = [] if self.evaluation is None else [evaluation_identity(self.evaluation)]
-        return own + [site_identity(name, pair) for name, pair in sorted(self.sites.items())]
+        """The S3 identities beside the coordinator's."""
+        return [evaluation_identity(self.evaluation), gateway_identity(self.gateway)]
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What a start states for now and for later; None keeps what was.
+
+    Attributes:
+        prefect_port: Port of Prefect.
+        mlflow_port: Port of MLflow.
+        gateway_port: Port of the gateway.
+        gateway_listen: Address that the gateway listens on.
+        gateway_hosts: Names under which sites elsewhere reach it.
+    """
+
+    prefect_port: int | None = None
+    mlflow_port: int | None = None
+    gateway_port: int | None = None
+    gateway_listen: str | None = None
+    gateway_hosts: tuple[str, ...] | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """Return what is stated, by field of the stack file."""
+        found = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in found if value is not None}
 
 
 def evaluation_identity(pair: S3Keys) -> S3Identity:
@@ -90,29 +134,25 @@ def evaluation_identity(pair: S3Keys) -> S3Identity:
     return S3Identity("evaluation", pair.access_key, pair.secret_key, actions)
 
 
-def site_identity(site: str, pair: S3Keys) -> S3Identity:
-    """The rights of a site: read what the coordinator wrote, write its own updates.
+def gateway_identity(pair: S3Keys) -> S3Identity:
+    """The rights of the gateway: what sites may do, all of them together.
 
-    Another site's updates are closed to it. SeaweedFS lets ``*`` stand for anything, slashes
-    included; what slips through is read by nobody, because readers of a listing ask ``keys`` for
-    whole keys. Listing shows names of objects.
+    Which site may do what is decided in the gateway, by whole keys; this is what is left of it if
+    the gateway itself is somebody else's: no plan, roster, release or ledger can be written.
     """
     campaigns = f"{BUCKET}/campaigns/*"
-    own = f"{campaigns}/rounds/*/updates/{site}/*"
-    copies = f"{BUCKET}/witness/{site}/*"
-    readable = (
-        f"{campaigns}/campaign.json",
-        f"{campaigns}/stops/*",
-        f"{campaigns}/adapters/*",
-        *(f"{campaigns}/rounds/*/{name}.json" for name in ("plan", "collected", "outcome")),
-        f"{BUCKET}/rosters/*",
-        f"{BUCKET}/ledger/clients/*",
-        copies,
-        own,
+    written = (
+        f"{campaigns}/rounds/*/updates/*",
+        f"{BUCKET}/witness/*",
+        f"{BUCKET}/hellos/*",
     )
-    writable = (f"Write:{path}" for path in (own, copies))
-    actions = (*(f"Read:{path}" for path in readable), f"List:{BUCKET}", *writable)
-    return S3Identity(site, pair.access_key, pair.secret_key, actions)
+    readable = (campaigns, f"{BUCKET}/rosters/*", f"{BUCKET}/ledger/clients/*", *written[1:])
+    actions = (
+        *(f"Read:{path}" for path in readable),
+        f"List:{BUCKET}",
+        *(f"Write:{path}" for path in written),
+    )
+    return S3Identity("gateway", pair.access_key, pair.secret_key, actions)
 
 
 def stack_path(home: Path) -> Path:
@@ -124,11 +164,17 @@ def read_stack_file(home: Path) -> StackFile | None:
     """Read ``stack.json``, or None where the home has none.
 
     Raises:
+        CampaignError: An earlier version of fedloom made this home.
         ObjectCorrupt: The file is not what this version writes.
     """
     path = stack_path(home)
     if not path.exists():
         return None
+    if _is_first_format(path.read_bytes()):
+        raise CampaignError(
+            f"{home} was made by a fedloom whose sites had keys of the store, expected sites that "
+            "pass a gateway; move the folder away and start with a new one"
+        )
     return from_bytes(StackFile, path.read_bytes(), what=str(path))
 
 
@@ -148,34 +194,36 @@ def write_private(path: Path, data: bytes) -> None:
     fresh.replace(path)
 
 
-def prepared_stack_file(
-    home: Path, *, sites: tuple[str, ...], prefect_port: int | None, mlflow_port: int | None
-) -> StackFile:
-    """The stack file that a start would use: new sites, stated ports; nothing is written yet.
+def prepared_stack_file(home: Path, stated: Stated) -> StackFile:
+    """The stack file that a start would use, with what is stated; nothing is written yet.
 
     Ports that nobody outside the S3 server knows are drawn again where they are taken.
     """
-    file = read_stack_file(home)
-    if file is None:
-        drawn = free_ports(2 + len(fields(SeaweedPorts)))
-        names = [field.name for field in fields(SeaweedPorts)]
-        file = StackFile(
-            prefect_port=drawn[0],
-            mlflow_port=drawn[1],
-            s3_ports=dict(zip(names, drawn[2:], strict=True)),
-            coordinator=S3Keys.draw(),
-        )
-    added = {name: S3Keys.draw() for name in sites if name not in file.sites}
-    changes: dict[str, Any] = {
-        "sites": file.sites | added,
-        "evaluation": file.evaluation or S3Keys.draw(),
-    }
-    if prefect_port is not None:
-        changes["prefect_port"] = prefect_port
-    if mlflow_port is not None:
-        changes["mlflow_port"] = mlflow_port
-    changes["s3_ports"] = _with_free_inner_ports(file.s3_ports)
-    return file.model_copy(update=changes)
+    file = read_stack_file(home) or _new_stack_file()
+    inner = _with_free_inner_ports(file.s3_ports)
+    return file.model_copy(update={**stated.changes(), "s3_ports": inner})
+
+
+def _new_stack_file() -> StackFile:
+    names = [field.name for field in fields(SeaweedPorts)]
+    prefect, mlflow, gateway, *drawn = free_ports(3 + len(names))
+    return StackFile(
+        prefect_port=prefect,
+        mlflow_port=mlflow,
+        gateway_port=gateway,
+        s3_ports=dict(zip(names, drawn, strict=True)),
+        coordinator=S3Keys.draw(),
+        gateway=S3Keys.draw(),
+        evaluation=S3Keys.draw(),
+    )
+
+
+def _is_first_format(data: bytes) -> bool:
+    try:
+        plain = json.loads(data)
+    except ValueError:
+        return False
+    return isinstance(plain, dict) and plain.get("version") == 1
 
 
 def _with_free_inner_ports(ports: dict[str, int]) -> dict[str, int]:

@@ -44,9 +44,8 @@ def demo(
     try:
         with ended_with_this_process():
             with progress() as bar:
-                bar.add_task("starting PostgreSQL, Prefect, MLflow and an S3 server")
-                sites = _site_names()
-                stack = start(home, sites=sites, on_progress=bar.console.print)
+                bar.add_task("starting PostgreSQL, Prefect, MLflow, an S3 server and the gateway")
+                stack = start(home, on_progress=bar.console.print)
             document = _run(stack)
             if baselines:
                 document["baselines"] = _baselines(document)
@@ -56,12 +55,6 @@ def demo(
         stop(home)
     if json_output:
         print_json(document)
-
-
-def _site_names() -> list[str]:
-    from flows.demo import demo_campaign
-
-    return list(demo_campaign().sites)
 
 
 def _run(stack: "Stack") -> dict[str, Any]:

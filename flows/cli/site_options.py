@@ -13,10 +13,29 @@ EpsilonOption = Annotated[
 DeltaOption = Annotated[
     float, typer.Option(min=0, max=1, help="Probability outside it; below one over the rows.")
 ]
-PrefectOption = Annotated[str, typer.Option("--prefect-api", help="API that the worker polls.")]
-StoreOption = Annotated[str, typer.Option(help="s3://bucket or file:///folder.")]
+GatewayOption = Annotated[
+    Path | None,
+    typer.Option(help="The invite.json that the coordinator gave: address and certificate."),
+]
+TokenOption = Annotated[
+    bool,
+    typer.Option(
+        "--sign-requests",
+        help="Show who it is by a signature on every request, not by a TLS certificate: for a "
+        "way through a proxy that ends TLS.",
+    ),
+]
+PrefectOption = Annotated[
+    str, typer.Option("--prefect-api", help="Without a gateway: API that the worker polls.")
+]
+StoreOption = Annotated[
+    str,
+    typer.Option(
+        help="Without a gateway, on the coordinator's own machine: s3://bucket or file:///folder."
+    ),
+]
 EndpointOption = Annotated[
-    str, typer.Option(help="Base URL of an S3-compatible server; empty is AWS.")
+    str, typer.Option(help="With --store: base URL of an S3-compatible server; empty is AWS.")
 ]
 DeclaredOption = Annotated[
     int | None, typer.Option(min=1, help="Public size; rounded to a power of two.")

@@ -4,7 +4,6 @@ What a site's operator does at the site, and the two things that a coordinator d
 admit a key, serve evaluations.
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,17 +20,19 @@ from flows.cli.site_options import (
     DeltaOption,
     EndpointOption,
     EpsilonOption,
+    GatewayOption,
     NewRowsOption,
     PrefectOption,
     SiteArgument,
     StoreOption,
+    TokenOption,
     UnitOption,
     WitnessOption,
 )
 
 if TYPE_CHECKING:
     from fl_core.privacy.policy_documents import SitePolicy
-    from tasks.site_config import SiteHome
+    from tasks.site_config import SiteConfig, SiteHome
 
 SiteHomeOption = Annotated[Path, typer.Option("--home", help="The site's own folder.")]
 
@@ -41,9 +42,11 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     data: DataOption,
     epsilon: EpsilonOption,
     delta: DeltaOption,
+    gateway: GatewayOption = None,
+    sign_requests: TokenOption = False,
     home: SiteHomeOption = Path("site"),
     prefect_api_url: PrefectOption = "http://127.0.0.1:4200/api",
-    store: StoreOption = "s3://fedloom",
+    store: StoreOption = "",
     endpoint: EndpointOption = "",
     declared_examples: DeclaredOption = None,
     witness: WitnessOption = None,
@@ -53,20 +56,20 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     new_rows: NewRowsOption = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Make a site: key, config, policy and the privacy ledger's first entry.
+    """Make a site: keys, config, policy and the privacy ledger's first entry.
 
     One folder is one dataset. A ledger is never made a second time for the same rows: where a
     witness knows one, restore the folder and run `fedloom ledger recover`.
 
-    Example: `fedloom site init north --data rows.csv --epsilon 8 --delta 1e-5 --home /srv/fedloom
-    --witness /mnt/other-disk/fedloom-witness`
+    Example: `fedloom site init north --gateway invite.json --data rows.csv --epsilon 8 --delta 1e-5
+    --home /srv/fedloom --witness /mnt/other-disk/fedloom-witness`
     """
     from fl_core.data.units import count_units, require_unit
     from fl_core.privacy.policy_documents import CoordinatorWitness
     from fl_core.privacy.policy_template import counting_units, policy_text
     from fl_core.updates.signing import fingerprint
     from tasks.enrolment import NewSite, make_site
-    from tasks.site_config import CREDENTIALS, SiteHome, checked_config
+    from tasks.site_config import SiteHome, checked_config
     from tasks.site_rows import read_rows
     from tasks.witnesses import parse_witness
 
@@ -74,19 +77,13 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     require_unit(rows, unit, max_rows_per_unit)
     warn_of_delta(delta, n_units=count_units(rows, unit))
     own = SiteHome(home)
-    config = checked_config(
-        {
-            "site": site,
-            "data": data.resolve(),
-            "prefect_api_url": prefect_api_url,
-            "store": {
-                "url": store,
-                "endpoint": endpoint or None,
-                "credentials_file": CREDENTIALS,
-            },
-        },
-        source=str(own.config),
+    way_in = (
+        _direct(prefect_api_url, store, endpoint)
+        if gateway is None
+        else _through(gateway, own, sign_requests=sign_requests)
     )
+    plain = {"site": site, "data": data.resolve(), **way_in}
+    config = checked_config(plain, source=str(own.config))
     witnesses = (CoordinatorWitness(), *(parse_witness(text) for text in witness or ()))
     text = policy_text(epsilon=epsilon, delta=delta, witnesses=dict.fromkeys(witnesses))
     new = NewSite(
@@ -99,18 +96,47 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     enrolment = make_site(own, new)
     show_witnesses(own)
     shown = fingerprint(enrolment.signing_key)
-    tell_next_steps(own, site=site, shown=shown)
+    tell_next_steps(own, config, shown=shown)
     if json_output:
         print_json({"site": site, "home": str(home), "fingerprint": shown})
 
 
-def tell_next_steps(home: "SiteHome", *, site: str, shown: str) -> None:
+def _through(file: Path, home: "SiteHome", *, sign_requests: bool) -> dict[str, object]:
+    from tasks.certificates import certificate_sha256
+    from tasks.invite import accept_invite, read_invite
+
+    invite = read_invite(file)
+    access = accept_invite(invite, home.root)
+    if invite.certificate is not None:
+        console_err.print(
+            f"gateway {invite.url}, certificate {certificate_sha256(invite.certificate)}; "
+            "compare it with the coordinator's operator",
+            markup=False,
+        )
+    identify = "token" if sign_requests else "certificate"
+    return {"gateway": access.model_copy(update={"identify": identify}).model_dump()}
+
+
+def _direct(prefect_api_url: str, store: str, endpoint: str) -> dict[str, object]:
+    from tasks.site_config import CREDENTIALS
+
+    if not store:
+        raise CampaignError(
+            "no way to the coordinator is stated, expected --gateway with the invite.json that "
+            "the coordinator gave; a site on the coordinator's own machine may have --store instead"
+        )
+    reached = {"url": store, "endpoint": endpoint or None, "credentials_file": CREDENTIALS}
+    return {"prefect_api_url": prefect_api_url, "store": reached}
+
+
+def tell_next_steps(home: "SiteHome", config: "SiteConfig", *, shown: str) -> None:
     """Say what stands between a site that was made and its first session."""
     from tasks.site_config import CREDENTIALS
 
+    keys = "" if config.gateway else f"write the store's keys into {home.root / CREDENTIALS}, "
     console_err.print(
-        f"site {site} is made in {home.root}; fingerprint {shown}\n"
-        f"next: write the store's keys into {home.root / CREDENTIALS}, read {home.policy}, "
+        f"site {config.site} is made in {home.root}; fingerprint {shown}\n"
+        f"next: {keys}read {home.policy}, "
         f"give {home.enrolment} to the coordinator, then fedloom site start --home {home.root}"
     )
 
@@ -189,19 +215,9 @@ def site_start(home: SiteHomeOption = Path("site")) -> None:
     own = SiteHome(home.resolve())
     config = read_site_config(own)
     require_ready(own)
-    os.environ["FEDLOOM_SITE_HOME"] = str(own.root)
-    os.environ["PREFECT_API_URL"] = str(config.prefect_api_url)
-    os.environ.setdefault("PREFECT_HOME", str(own.root / "prefect"))
-    from flows.registration import SITE_SESSION, site_pool
-    from flows.site_worker import run_worker
+    from flows.serve_site import serve_site
 
-    run_worker(
-        pool=site_pool(config.site),
-        allowed={SITE_SESSION: "flows.site_session.site_session"},
-        preload="flows.site_session.preload",
-        name=config.site,
-        api_logging=False,
-    )
+    serve_site(own, config)
 
 
 def require_ready(home: "SiteHome") -> None:

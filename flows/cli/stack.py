@@ -17,9 +17,11 @@ from flows.cli.output import console_err, print_json, progress
 from flows.local_stack import DEFAULT_HOME, Stack, connect, require_alive, start, stop
 from flows.local_workers import start_workers
 from flows.processes import ended_with_this_process
+from flows.stack_file import Stated
+from tasks.invite import read_invite
 
 
-def up(
+def up(  # noqa: PLR0913, PLR0917  one parameter per option of the command
     home: HomeOption = DEFAULT_HOME,
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave it running; `fedloom down` ends it.")
@@ -30,20 +32,39 @@ def up(
     mlflow_port: Annotated[
         int | None, typer.Option(help="Port for MLflow, from now on.", min=1, max=65535)
     ] = None,
+    gateway_port: Annotated[
+        int | None, typer.Option(help="Port for the sites' gateway.", min=1, max=65535)
+    ] = None,
+    gateway_listen: Annotated[
+        str | None, typer.Option(help="Address that it listens on; 0.0.0.0 is every one.")
+    ] = None,
+    gateway_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name under which sites elsewhere reach it; may be repeated."),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Bring the servers and workers of a home folder up.
 
-    The same pages, campaigns and sites as before come back. Ctrl-C ends it cleanly.
+    The same pages, campaigns and sites as before come back. Ctrl-C ends it cleanly. Sites on other
+    machines reach the gateway only; give their operators its invite.
 
-    Example: `fedloom up --home .fedloom --detach`
+    Example: `fedloom up --home .fedloom --detach --gateway-listen 0.0.0.0 --gateway-host
+    fedloom.example.org`
     """
+    stated = Stated(
+        prefect_port=prefect_port,
+        mlflow_port=mlflow_port,
+        gateway_port=gateway_port,
+        gateway_listen=gateway_listen,
+        gateway_hosts=tuple(gateway_host) if gateway_host else None,
+    )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         was_running = connect(home) is not None
         with ended_with_this_process():
-            stack = _start(home, prefect_port=prefect_port, mlflow_port=mlflow_port)
+            stack = _start(home, stated)
             _show(stack, json_output=json_output)
             if not detach and not was_running:
                 _stay(stack)
@@ -68,18 +89,10 @@ def down(home: HomeOption = DEFAULT_HOME, json_output: JsonOption = False) -> No
         print_json({"home": str(home.resolve()), "stopped": ended})
 
 
-def _start(home: Path, *, prefect_port: int | None, mlflow_port: int | None) -> Stack:
-    from flows.local_sites import made_sites
-
+def _start(home: Path, stated: Stated) -> Stack:
     with progress() as display:
         display.add_task("starting servers", total=None)
-        stack = start(
-            home,
-            sites=made_sites(home),
-            prefect_port=prefect_port,
-            mlflow_port=mlflow_port,
-            on_progress=display.console.print,
-        )
+        stack = start(home, stated=stated, on_progress=display.console.print)
         start_workers(stack)
     return stack
 
@@ -91,7 +104,10 @@ def _stay(stack: Stack) -> NoReturn:
 
 
 def _show(stack: Stack, *, json_output: bool) -> None:
-    _say(f"Prefect  {stack.prefect_url}\nMLflow   {stack.mlflow_url}\nS3       {stack.s3_endpoint}")
+    _say(
+        f"Prefect  {stack.prefect_url}\nMLflow   {stack.mlflow_url}\nS3       {stack.s3_endpoint}\n"
+        f"Gateway  {read_invite(stack.invite).url}, invite for sites: {stack.invite}"
+    )
     if json_output:
         print_json(_document(stack))
 
@@ -101,6 +117,11 @@ def _document(stack: Stack) -> dict[str, Any]:
         "home": str(stack.home),
         "ui": {"prefect": stack.prefect_url, "mlflow": stack.mlflow_url},
         "s3_endpoint": stack.s3_endpoint,
+        "gateway": {
+            "url": read_invite(stack.invite).url,
+            "local_url": stack.gateway_url,
+            "invite": str(stack.invite),
+        },
         "processes": {name: each.pid for name, each in stack.processes().items()},
         "seconds": dict(stack.seconds),
     }

@@ -33,7 +33,7 @@ def federation() -> Iterator[Federation]:
         home, folder = Path(name) / "home", Path(name) / "work"
         folder.mkdir()
         with ended_with_this_process():
-            stack = local_stack.start(home, sites=SITES)
+            stack = local_stack.start(home)
             _make_sites(home, folder)
             saved = dict(os.environ)
             os.environ.update(environment(stack))

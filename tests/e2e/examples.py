@@ -34,7 +34,7 @@ def example_federation(
         folder.mkdir()
         _write_rows(EXAMPLES / example, folder)
         with ended_with_this_process():
-            stack = local_stack.start(home, sites=sites)
+            stack = local_stack.start(home)
             federation = Federation(stack, folder, sites)
             (home / "holdouts").mkdir(exist_ok=True)
             for holdout in (folder / "holdouts").iterdir():

@@ -48,5 +48,5 @@ def stack(new_home: Callable[[], Path]) -> Iterator[Stack]:
     """A whole local stack without workers; tests leave it running."""
     home = new_home()
     with ended_with_this_process():
-        yield local_stack.start(home, sites=("north", "south"))
+        yield local_stack.start(home)
         local_stack.stop(home)

@@ -18,7 +18,7 @@ from flows.process_guard import members
 from flows.stack_file import recorded_processes
 
 FEDLOOM = [sys.executable, "-m", "flows.cli.main"]
-PROCESSES = {"postgres", "s3", "prefect", "mlflow", "coordinator", "evaluation"}
+PROCESSES = {"postgres", "s3", "prefect", "mlflow", "gateway", "coordinator", "evaluation"}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from fl_core.privacy.witness import publish
 from fl_core.updates.signing import generate_key
 from flows.processes import ended_with_this_process, stop
 from flows.servers import start_seaweed
-from flows.stack_file import BUCKET, S3Keys, site_identity
+from flows.stack_file import BUCKET, S3Keys, gateway_identity
 from tasks.object_store import S3Location, connect, ensure_bucket
 from tasks.settings import Settings
 from tasks.site_config import SiteHome, write_credentials
@@ -96,14 +96,14 @@ def test_peers_bucket_with_wrong_keys_is_away(place, tmp_path):
 
 @pytest.fixture(scope="module")
 def store_of_a_stack(tmp_path_factory):
-    """Return a store like a local stack's, with the rights of one of its sites."""
+    """Return a store like a local stack's, with the rights of its gateway."""
     admin, own = S3Keys.draw(), S3Keys.draw()
     with ended_with_this_process():
         server = start_seaweed(
             tmp_path_factory.mktemp("stack-s3"),
             access_key=admin.access_key,
             secret_key=admin.secret_key,
-            identities=[site_identity("north", own)],
+            identities=[gateway_identity(own)],
         )
         ensure_bucket(
             connect(S3Location(BUCKET, "", server.url, admin.access_key, admin.secret_key))
@@ -112,11 +112,11 @@ def store_of_a_stack(tmp_path_factory):
         stop(server)
 
 
-def test_site_of_a_stack_writes_copies_under_its_own_name_only(store_of_a_stack):
+def test_gateway_of_a_stack_writes_copies_and_no_entry_of_a_ledger(store_of_a_stack):
     prefix = keys.witness("north", "north-rows", "row")
 
     assert store_of_a_stack.put_once(keys.witnessed_entry(prefix, 1), b"{}")
     assert store_of_a_stack.get(keys.witnessed_entry(prefix, 1)) == b"{}"
-    for other in (keys.witness("south", "south-rows", "row"), keys.LEDGER):
+    for other in (keys.LEDGER, keys.FEDERATION, keys.ROSTERS):
         with pytest.raises(StoreUnavailable):
             store_of_a_stack.put_once(f"{other}000001.json", b"{}")

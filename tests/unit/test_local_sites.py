@@ -6,35 +6,44 @@ import pytest
 
 from fl_core.errors import CampaignError
 from fl_core.privacy.policy_template import policy_text
+from flows.local_gateway import prepare_gateway
 from flows.local_sites import LocalSite, made_sites, make_local_site, site_home
 from flows.local_stack import Stack
-from flows.stack_file import prepared_stack_file
-from tasks.site_config import open_site, read_site_config, site_settings
+from flows.stack_file import Stated, prepared_stack_file
+from tasks.site_config import open_site, read_site_config
 
 POLICY = policy_text(epsilon=8.0, delta=1e-5)
 
 
 @pytest.fixture
 def stack(tmp_path):
-    file = prepared_stack_file(
-        tmp_path, sites=("north", "south"), prefect_port=None, mlflow_port=None
-    )
+    file = prepared_stack_file(tmp_path, Stated())
+    prepare_gateway(tmp_path, file)
     return Stack(tmp_path, file, {})
 
 
-def test_site_reaches_the_stack_with_its_own_keys(stack):
+def test_site_knows_the_gateway_and_no_other_server(stack):
     make_local_site(stack, LocalSite("north", Path("rows.csv"), POLICY))
 
     home = site_home(stack.home, "north")
     config = read_site_config(home)
-    settings = site_settings(home, config)
-    assert config.prefect_api_url == f"{stack.prefect_url}/api"
-    assert settings.s3_endpoint == stack.s3_endpoint
-    assert settings.s3_credentials_file.read_text().split() == [
-        stack.file.sites["north"].access_key,
-        stack.file.sites["north"].secret_key,
-    ]
+    assert config.gateway.url == stack.gateway_url
+    assert (home.root / config.gateway.certificate).read_bytes() == (
+        stack.home / "gateway" / "tls.crt"
+    ).read_bytes()
+    assert (config.prefect_api_url, config.store) == (None, None)
     assert len(open_site(home, config).ledger.entries()) == 1
+
+
+def test_no_file_of_a_site_holds_an_address_or_a_key_of_the_servers(stack):
+    make_local_site(stack, LocalSite("north", Path("rows.csv"), POLICY))
+
+    kept = [p.read_bytes() for p in (stack.home / "sites").rglob("*") if p.is_file()]
+    file = stack.file
+    closed = [str(port) for port in (file.prefect_port, file.mlflow_port, *file.s3_ports.values())]
+    closed = [f":{port}" for port in closed]
+    closed += [pair.secret_key for pair in (file.coordinator, file.gateway, file.evaluation)]
+    assert [word for word in closed if any(word.encode() in data for data in kept)] == []
 
 
 def test_only_sites_that_were_made_are_listed(stack):

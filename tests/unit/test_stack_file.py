@@ -7,32 +7,32 @@ from pathlib import Path
 
 import pytest
 
-from fl_core.errors import ObjectCorrupt
+from fl_core.errors import CampaignError, ObjectCorrupt
 from flows.processes import ServerProcess
 from flows.servers import SeaweedPorts
 from flows.stack_file import (
     S3Keys,
+    Stated,
     evaluation_identity,
     forget_process,
+    gateway_identity,
     prepared_stack_file,
     read_stack_file,
     record_process,
     recorded_processes,
-    site_identity,
     stack_path,
     write_stack_file,
 )
 
 
-def prepare(home: Path, *, sites: tuple[str, ...] = (), prefect_port: int | None = None):
-    file = prepared_stack_file(home, sites=sites, prefect_port=prefect_port, mlflow_port=None)
-    return write_stack_file(home, file)
+def prepare(home: Path, **stated: object):
+    return write_stack_file(home, prepared_stack_file(home, Stated(**stated)))
 
 
 def test_ports_and_keys_stay_between_two_starts(tmp_path):
-    first = prepare(tmp_path, sites=("north",))
+    first = prepare(tmp_path)
 
-    second = prepare(tmp_path, sites=("north",))
+    second = prepare(tmp_path)
 
     assert second == first
 
@@ -40,24 +40,17 @@ def test_ports_and_keys_stay_between_two_starts(tmp_path):
 def test_all_ports_of_a_new_home_are_distinct(tmp_path):
     file = prepare(tmp_path)
 
-    ports = [file.prefect_port, file.mlflow_port, *file.s3_ports.values()]
+    ports = [file.prefect_port, file.mlflow_port, file.gateway_port, *file.s3_ports.values()]
 
-    assert len(set(ports)) == 2 + len(fields(SeaweedPorts))
-
-
-def test_new_site_gets_keys_of_its_own_and_the_others_keep_theirs(tmp_path):
-    north = prepare(tmp_path, sites=("north",)).sites["north"]
-
-    sites = prepare(tmp_path, sites=("south",)).sites
-
-    assert sites["north"] == north
-    assert sites["south"].secret_key != north.secret_key
+    assert len(set(ports)) == 3 + len(fields(SeaweedPorts))
 
 
 def test_stated_port_is_kept_from_then_on(tmp_path):
-    prepare(tmp_path, prefect_port=4242)
+    prepare(tmp_path, prefect_port=4242, gateway_hosts=("fedloom.example.org",))
 
-    assert prepare(tmp_path).prefect_port == 4242
+    later = prepare(tmp_path)
+
+    assert (later.prefect_port, later.gateway_hosts) == (4242, ("fedloom.example.org",))
 
 
 def test_taken_inner_port_is_drawn_again_and_the_known_ones_stay(tmp_path):
@@ -79,17 +72,25 @@ def test_stack_file_is_private(tmp_path):
 
 
 def test_secrets_are_not_in_the_text_form(tmp_path):
-    file = prepare(tmp_path, sites=("north",))
+    file = prepare(tmp_path)
 
-    assert file.sites["north"].secret_key not in repr(file)
+    assert file.gateway.secret_key not in repr(file)
 
 
 def test_home_without_a_stack_has_no_file(tmp_path):
     assert read_stack_file(tmp_path) is None
 
 
-def test_unreadable_stack_file_is_named(tmp_path):
-    stack_path(tmp_path).write_text('{"version": 2}')
+def test_home_whose_sites_had_keys_of_the_store_is_refused_with_a_remedy(tmp_path):
+    stack_path(tmp_path).write_text('{"version": 1, "sites": {}}')
+
+    with pytest.raises(CampaignError, match="move the folder away"):
+        read_stack_file(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"version": 2}', "[]", "not json"])
+def test_unreadable_stack_file_is_named(tmp_path, text):
+    stack_path(tmp_path).write_text(text)
 
     with pytest.raises(ObjectCorrupt, match=r"stack\.json"):
         read_stack_file(tmp_path)
@@ -105,14 +106,15 @@ def test_process_record_comes_back_whole_and_goes_when_forgotten(tmp_path):
     assert recorded_processes(tmp_path) == {}
 
 
-def test_site_may_write_its_own_updates_and_ledger_copies_only():
-    identity = site_identity("north", S3Keys.draw())
+def test_gateway_writes_what_sites_may_write_and_nothing_else():
+    identity = gateway_identity(S3Keys.draw())
 
     writes = [action for action in identity.actions if action.startswith(("Write", "Admin"))]
 
     assert writes == [
-        "Write:fedloom/campaigns/*/rounds/*/updates/north/*",
-        "Write:fedloom/witness/north/*",
+        "Write:fedloom/campaigns/*/rounds/*/updates/*",
+        "Write:fedloom/witness/*",
+        "Write:fedloom/hellos/*",
     ]
 
 
@@ -127,13 +129,9 @@ def test_evaluation_worker_reads_no_sites_update_and_writes_results_only():
     ]
 
 
-def test_home_of_before_gets_keys_for_its_evaluation_worker_and_keeps_them(tmp_path):
-    old = prepare(tmp_path, sites=("north",)).model_copy(update={"evaluation": None})
-    write_stack_file(tmp_path, old)
+def test_nobody_but_the_coordinator_the_gateway_and_the_evaluation_has_keys(tmp_path):
+    file = prepare(tmp_path)
 
-    first, second = prepare(tmp_path), prepare(tmp_path)
-
-    assert first.evaluation is not None
-    assert first.evaluation == second.evaluation
-    assert [each.name for each in old.identities()] == ["north"]
-    assert [each.name for each in first.identities()] == ["evaluation", "north"]
+    assert [each.name for each in file.identities()] == ["evaluation", "gateway"]
+    drawn = (file.coordinator, file.gateway, file.evaluation)
+    assert len({pair.secret_key for pair in drawn}) == len(drawn)
