@@ -14,8 +14,10 @@ from flows.cli import (
     audit,
     campaigns,
     demo,
+    deployment,
     doctor,
     federation,
+    gateway,
     ledger,
     plan,
     readouts,
@@ -50,6 +52,9 @@ app.command("statement")(statement.statement)
 app.command("simulate")(simulation.simulate)
 app.command("audit")(audit.audit)
 app.command("enrol")(sites.enrol)
+app.command("secrets")(deployment.secrets)
+app.command("register")(deployment.register)
+app.command("schedule")(deployment.schedule)
 
 ledger_app = typer.Typer()
 ledger_app.callback(invoke_without_command=True)(ledger.ledger)
@@ -70,6 +75,13 @@ federation_app = typer.Typer(
 federation_app.command("init")(federation.federation_init)
 federation_app.command("show")(federation.federation_show)
 app.add_typer(federation_app, name="federation")
+
+gateway_app = typer.Typer(
+    no_args_is_help=True, help="The sites' only door: one TLS port at the coordinator."
+)
+gateway_app.command("start")(gateway.gateway_start)
+gateway_app.command("show")(gateway.gateway_show)
+app.add_typer(gateway_app, name="gateway")
 
 evaluation_app = typer.Typer(no_args_is_help=True, help="The worker with the public holdout.")
 evaluation_app.command("start")(sites.evaluation_start)

@@ -1,0 +1,88 @@
+"""Whether a round takes an update from a site now, and how long its payload may be.
+
+The same questions are asked again at collection, which decides. They are asked here too so that
+nothing is kept of a site that is not asked: no object beside a round, none after its end, none
+that is longer than an honest update. Campaigns, plans and rosters never change once they are
+there, so each is read once.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fl_core.artifacts import keys
+from fl_core.artifacts.documents import read_document
+from fl_core.artifacts.store import ObjectStore, exists
+from fl_core.errors import CampaignError, ObjectMissing, RoundClosed, UpdateRejected
+
+if TYPE_CHECKING:
+    from fl_core.assembly import Assembly
+    from fl_core.rounds.documents import RoundPlan
+
+T = TypeVar("T")
+_KEPT = 64
+
+
+class OpenRounds:
+    """What is known of the rounds of a store.
+
+    Args:
+        store: The campaigns' store.
+        now: The time, UTC.
+    """
+
+    def __init__(
+        self, store: ObjectStore, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._store = store
+        self._now = now
+        self._known: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+
+    def longest_payload(self, campaign_id: str, round_number: int, *, site: str) -> int:
+        """Return how many bytes a site's payload may have, if the round takes one from it now.
+
+        Raises:
+            RoundClosed: There is no such plan, the site is not in its cohort, or it is over.
+            StoreUnavailable: The store does not answer.
+        """
+        from fl_core.campaign.roster import read_roster
+        from fl_core.rounds.collection import expected_of
+
+        plan = self._plan(campaign_id, round_number)
+        if plan is None or site not in plan.cohort:
+            # One answer for both: who is asked is not for others to know.
+            raise RoundClosed(f"no round {round_number} of {campaign_id!r} asks site {site!r}")
+        if self._now() > plan.deadline or exists(
+            self._store, keys.collected(campaign_id, round_number)
+        ):
+            raise RoundClosed(f"round {round_number} of {campaign_id!r} takes no more answers")
+        version = plan.roster_version
+        roster = self._once(("roster", str(version)), lambda: read_roster(self._store, version))
+        try:
+            expected = expected_of(self._assembly(campaign_id), plan, site=site, roster=roster)
+        except (CampaignError, UpdateRejected) as error:
+            raise RoundClosed(f"round {round_number} of {campaign_id!r}: {error}") from error
+        return expected.max_payload_bytes
+
+    def _plan(self, campaign_id: str, round_number: int) -> "RoundPlan | None":
+        from fl_core.rounds.documents import RoundPlan
+
+        key = keys.plan(campaign_id, round_number)
+        try:
+            return self._once((key,), lambda: read_document(self._store, key, RoundPlan))
+        except ObjectMissing:
+            return None
+
+    def _assembly(self, campaign_id: str) -> "Assembly":
+        from fl_core.rounds.plan import read_assembly
+
+        return self._once(("parts", campaign_id), lambda: read_assembly(self._store, campaign_id))
+
+    def _once(self, name: tuple[str, ...], read: Callable[[], T]) -> T:
+        if name not in self._known:
+            self._known[name] = read()
+            while len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        found: T = self._known[name]
+        return found

@@ -1,0 +1,178 @@
+"""The gateway as a process: files, TLS, the port.
+
+It starts without the store and without Prefect, answers ``/health`` at once, and refuses single
+requests until what they need is there: at the start of a coordinator everything comes up together.
+Outside this machine it listens with TLS only. Behind a proxy that ends TLS it listens on loopback,
+where a signed token is the only thing that identifies a site.
+"""
+
+import ipaddress
+import logging
+import ssl
+import threading
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from fl_core.artifacts.store import ObjectStore
+from fl_core.errors import CampaignError, ServerFailed
+from flows.gateway.app import Gateway, make_app
+from flows.gateway.connections import KEEP_ALIVE_S, SiteProtocol, server_context, trust
+from flows.gateway.files import INVITE
+from flows.gateway.identity import Identifier, Nonces
+from flows.gateway.limits import Limits
+from flows.gateway.members import Members, RosterWatch
+from flows.gateway.prefect_door import PrefectAccess
+from flows.gateway.record import Line, Record
+from tasks.gateway_access import TLS_CERTIFICATE, TLS_KEY
+from tasks.invite import Invite, read_invite
+
+NONCES = "nonces"
+MAX_CONNECTIONS = 2000
+_MAX_HEADER_BYTES = 16 << 10
+_STOP_S = 1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a gateway listens.
+
+    Attributes:
+        folder: Its certificate, key, invite and record.
+        host: Address to listen on.
+        port: Port to listen on.
+        behind_proxy: A proxy on this machine ends TLS.
+    """
+
+    folder: Path
+    host: str
+    port: int
+    behind_proxy: bool = False
+
+
+def serve(
+    listening: Listening,
+    store: ObjectStore,
+    *,
+    prefect_url: str | None,
+    prefect_auth: str | None = None,
+    limits: Limits | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; requests that wait are cut off then.
+
+    Args:
+        listening: Where.
+        store: The campaigns' store.
+        prefect_url: Prefect's API behind the gateway, or None where there is none.
+        prefect_auth: ``user:password`` of that API, or None where it asks for none.
+        limits: What is granted; None for the defaults.
+
+    Raises:
+        CampaignError: No certificate or invite, or an address that may not be listened on.
+        ServerFailed: The port has another listener.
+    """
+    invite = read_invite(listening.folder / INVITE)
+    _require_safe(listening)
+    record = Record(listening.folder)
+    context = None if listening.behind_proxy else _context(listening.folder, record)
+
+    def on_change(members: Members) -> None:
+        log.info("roster read version=%d", members.roster.version)
+        if context is not None:
+            trust(context, members.certificates())
+
+    gateway = Gateway(
+        store=store,
+        prefect=PrefectAccess(prefect_url, prefect_auth),
+        identifier=Identifier(_urls(invite, listening), Nonces(listening.folder / NONCES)),
+        roster=RosterWatch(store, on_change),
+        record=record,
+        version=version("fedloom"),
+        limits=limits or Limits(),
+    )
+    threading.Thread(target=_load_parts, daemon=True).start()
+    server = uvicorn.Server(_config(gateway, listening, context))
+    try:
+        server.run()
+    except SystemExit as error:
+        raise ServerFailed(
+            f"the gateway cannot listen on {listening.host}:{listening.port}, expected a free "
+            "port of this machine; stop what listens there, or state another port"
+        ) from error
+    finally:
+        record.close()
+
+
+def _config(
+    gateway: Gateway, listening: Listening, context: ssl.SSLContext | None
+) -> uvicorn.Config:
+    return uvicorn.Config(
+        make_app(gateway),
+        host=listening.host,
+        port=listening.port,
+        http=SiteProtocol,
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_STOP_S,
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        ssl_context_factory=None if context is None else lambda _config, _default: context,
+    )
+
+
+def _context(folder: Path, record: Record) -> ssl.SSLContext:
+    certificate, key = folder / TLS_CERTIFICATE, folder / TLS_KEY
+    try:
+        return server_context(
+            certificate,
+            key,
+            on_refused=lambda why: record.write(Line(method="TLS", path="", detail=why)),
+        )
+    except (OSError, ssl.SSLError) as error:
+        raise CampaignError(
+            f"the gateway's certificate {certificate} or key {key} cannot be used "
+            f"({type(error).__name__}), expected a pair of PEM files",
+            hint="`fedloom up` makes them at its first start, `fedloom gateway start --url` too",
+        ) from error
+
+
+def _require_safe(listening: Listening) -> None:
+    if listening.behind_proxy and not _is_loopback(listening.host):
+        raise CampaignError(
+            f"--behind-proxy listens without TLS, and {listening.host} is not this machine alone, "
+            "expected a loopback address such as 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _urls(invite: Invite, listening: Listening) -> tuple[str, ...]:
+    # Behind a proxy the scheme at the site is the proxy's, so it is in the invite.
+    port = listening.port
+    names = {urlsplit(url).hostname for url in invite.urls()}
+    return (*invite.urls(), *(f"https://{name}:{port}" for name in sorted(filter(None, names))))
+
+
+def port_of(url: str) -> int:
+    """Return the port of a gateway's address."""
+    return urlsplit(url).port or 443
+
+
+def _load_parts() -> None:
+    """Load what judges the first upload, so that it need not wait for it."""
+    import fl_core.rounds.collection  # noqa: F401  a second of imports

@@ -1,0 +1,193 @@
+"""The store, as far as a site may see it: get, put once, list, wait. There is no delete.
+
+Whole keys decide (``fl_core.artifacts.site_keys``), so a site learns nothing of another one: not
+what it wrote, not whether, not its name in a listing. Whether a key is somebody else's or does not
+exist is answered alike. A write is judged before its body is read: the key, the length, the round.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from fl_core.artifacts.documents import sha256_hex
+from fl_core.artifacts.site_keys import Kind, is_readable, round_of_update, writable_kind
+from fl_core.artifacts.store import ObjectStore, exists, require_key, require_prefix
+from fl_core.errors import ObjectCorrupt, ObjectMissing, RoundClosed, StoreError
+from flows.gateway.bodies import Bodies, ObjectAnswer, announced
+from flows.gateway.limits import MAX_DOCUMENT_BYTES, Buckets, Limits
+from flows.gateway.open_rounds import OpenRounds
+from flows.gateway.waiting import Watcher
+
+MAX_WAIT_S = 30.0
+MAX_KEYS = 16
+# A copy is one ledger entry; the ledger reads no longer one.
+MAX_COPY_BYTES = 1 << 20
+_MAX_PAYLOAD_BYTES = 1 << 36
+_READS_AT_ONCE = 8
+_ROOTS = ("rosters/", "ledger/clients/")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreParts:
+    """What the doors of the store share.
+
+    Attributes:
+        store: The campaigns' store.
+        rounds: What is known of its rounds.
+        watcher: Waits for keys.
+        bodies: Reads bodies.
+        copies: How many copies each site may write.
+        limits: What the gateway grants.
+    """
+
+    store: ObjectStore
+    rounds: OpenRounds
+    watcher: Watcher
+    bodies: Bodies
+    copies: Buckets
+    limits: Limits
+
+
+class StoreDoor:
+    """Answers the requests below ``/store``."""
+
+    def __init__(self, parts: StoreParts) -> None:
+        self._parts = parts
+        self._reads = asyncio.Semaphore(_READS_AT_ONCE)
+
+    async def get(self, request: Request) -> Any:
+        """Answer with an object that the site may read."""
+        key = _key(request)
+        if not is_readable(key, site=request.state.site):
+            raise _not_yours()
+        async with self._reads:
+            try:
+                data = await _asked(self._parts.store.get, key)
+            except ObjectMissing:
+                raise HTTPException(404, "there is no object under this key") from None
+        return ObjectAnswer(
+            data, sha256=sha256_hex(data), bodies=self._parts.bodies, limits=self._parts.limits
+        )
+
+    async def put(self, request: Request) -> Response:
+        """Write an object of the site's own, once."""
+        key, site = _key(request), request.state.site
+        kind = writable_kind(key, site=site)
+        if kind is None:
+            raise _not_yours()
+        announced(request, max_bytes=_LONGEST[kind])
+        if await _asked(exists, self._parts.store, key):
+            raise HTTPException(412, "this object was written before; nothing is replaced")
+        limit = await self._limit(key, kind, site)
+        began = time.monotonic()
+        async with self._parts.bodies.read(request, max_bytes=limit) as data:
+            if time.monotonic() - began > 1:
+                # The round may have ended while the body was on its way.
+                await self._limit(key, kind, site, is_counted=False)
+            written = await _asked(self._parts.store.put_once, key, data)
+        if not written:
+            raise HTTPException(412, "this object was written before; nothing is replaced")
+        return Response(status_code=201)
+
+    async def keys(self, request: Request) -> Response:
+        """List the keys below a prefix that the site may read."""
+        prefix, site = request.query_params.get("prefix", ""), request.state.site
+        if not _is_narrow(prefix, site=site):
+            raise HTTPException(
+                403,
+                "keys are listed below campaigns/ID/, rosters/, ledger/clients/ or witness/SITE/",
+            )
+        found = await _asked(self._parts.store.list, prefix)
+        return JSONResponse([key for key in found if is_readable(key, site=site)])
+
+    async def wait(self, request: Request) -> Response:
+        """Answer once one of some keys exists, or with an empty list."""
+        wanted, site = request.query_params.getlist("key"), request.state.site
+        if not 1 <= len(wanted) <= MAX_KEYS:
+            raise HTTPException(400, f"{len(wanted)} keys are named, expected 1 to {MAX_KEYS}")
+        if not all(is_readable(key, site=site) for key in wanted):
+            raise _not_yours()
+        seconds = _seconds(request.query_params.get("seconds", "20"))
+        return JSONResponse(await self._parts.watcher.wait(wanted, seconds=seconds))
+
+    async def _limit(self, key: str, kind: Kind, site: str, *, is_counted: bool = True) -> int:
+        of = round_of_update(key)
+        if of is None:
+            if is_counted:
+                self._parts.copies.require(site, "copies for witnesses")
+            return MAX_COPY_BYTES
+        try:
+            payload = await asyncio.to_thread(
+                lambda: self._parts.rounds.longest_payload(of[0], of[1], site=site)
+            )
+        except RoundClosed as error:
+            raise HTTPException(409, str(error)) from None
+        except StoreError as error:
+            raise _unavailable(error) from error
+        return payload if kind == "payload" else MAX_DOCUMENT_BYTES
+
+
+_LONGEST: dict[Kind, int] = {
+    "payload": _MAX_PAYLOAD_BYTES,
+    "document": MAX_DOCUMENT_BYTES,
+    "copy": MAX_COPY_BYTES,
+}
+
+
+async def _asked(ask: Callable[..., Any], *arguments: Any) -> Any:
+    """Ask the store in a thread; ``ObjectMissing`` passes, what else goes wrong is a 503."""
+    try:
+        return await asyncio.to_thread(ask, *arguments)
+    except ObjectMissing:
+        raise
+    except ObjectCorrupt as error:
+        log.exception("object is damaged")
+        raise HTTPException(500, "the object is damaged; tell the coordinator") from error
+    except StoreError as error:
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: StoreError) -> HTTPException:
+    log.warning("store does not answer error=%s", error)
+    return HTTPException(503, "the store does not answer; try again", {"Retry-After": "2"})
+
+
+def _not_yours() -> HTTPException:
+    return HTTPException(403, "this key is not for this site")
+
+
+def _key(request: Request) -> str:
+    try:
+        return require_key(request.path_params["key"])
+    except ValueError:
+        raise _not_yours() from None
+
+
+def _is_narrow(prefix: str, *, site: str) -> bool:
+    try:
+        require_prefix(prefix)
+    except ValueError:
+        return False
+    parts = prefix.split("/")
+    if parts[0] == "campaigns":
+        return len(parts) > 2 and bool(parts[1])  # noqa: PLR2004  below one campaign
+    return prefix.startswith((*_ROOTS, f"witness/{site}/"))
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise HTTPException(400, "seconds is no number of seconds, expected 0 to 30")
+    return min(seconds, MAX_WAIT_S)
