@@ -50,6 +50,14 @@ HOMES = {
     },
     "matplotlib": {"tasks/plan_figure.py": "the plot of a plan"},
     "markdown_it": {"tasks/statement_page.py": "the statement as a page"},
+    "starlette": {
+        "flows/gateway/*.py": "the sites' door",
+        "flows/egress.py": "the way out of a site",
+    },
+    "uvicorn": {
+        "flows/gateway/*.py": "the sites' door",
+        "flows/egress.py": "the way out of a site",
+    },
     "psycopg2": {"flows/postgres.py": "is the database up"},
     "typer": {"flows/cli/*.py": "the command line"},
     "rich": {"flows/cli/*.py": "tables and progress"},
@@ -69,10 +77,13 @@ HOMES = {
 # The Prefect API: `flow` and `task` decorators and run loggers may be anywhere in flows and tasks.
 PREFECT_API = {
     "flows/dispatch.py": "starts, watches and cancels runs",
+    "flows/sessions.py": "starts, looks after and ends the sites' sessions",
+    "flows/worker_leases.py": "asks whether a site's worker is there",
     "flows/registration.py": "pools and deployments, from its own command",
+    "flows/automations.py": "what the server watches, registered with them",
+    "flows/schedules.py": "schedules of campaigns",
     "flows/site_worker.py": "the site's worker",
     "flows/run_requests.py": "reads what the deployment of a run names",
-    "flows/gateway.py": "the sites' door",
     "flows/warm_child.py": "runs the allow-listed flow inside the worker's child",
     "flows/local_workers.py": "points registration at the stack that it starts",
     "flows/health.py": "the doctor asks whether the API answers",

@@ -16,13 +16,14 @@ from flows.cli.demo import next_commands
 from flows.cli.main import app
 
 # Services run until they are stopped; they have no result to print.
-SERVICES = {("site", "start"), ("evaluation", "start")}
+SERVICES = {("site", "start"), ("evaluation", "start"), ("gateway", "start")}
 
 DESIGN = {
     *((w,) for w in ("demo", "up", "down", "init", "check", "run", "status", "simulate")),
     *((w,) for w in ("enrol", "ledger", "doctor", "audit")),
     *(("site", w) for w in ("init", "start", "approve", "readout", "witness")),
     ("ledger", "recover"),
+    *(("gateway", w) for w in ("start", "show")),
 }
 
 
