@@ -22,7 +22,8 @@ One class per decision a caller can make. ``retryable`` is the only thing a retr
     │  └─ ModelMismatch         a base model is absent, or is not the one that was frozen
     ├─ RoundError
     │  ├─ QuorumNotReached      too few sites answered by the deadline (retryable)
-    │  └─ RoundClosed           the round has an outcome already
+    │  ├─ RoundClosed           the round has an outcome already
+    │  └─ RunCancelled          a person cancelled the run; its round stays open (retryable)
     ├─ StoreError
     │  ├─ ObjectMissing         no object under that key
     │  ├─ ObjectCorrupt         an object is not what its key or hash promises
@@ -197,6 +198,13 @@ class RoundClosed(RoundError):
     """The round has an outcome already."""
 
     code = "round_closed"
+
+
+class RunCancelled(RoundError):
+    """A person cancelled the run; its round stays open, and another run finishes it."""
+
+    code = "run_cancelled"
+    retryable = True
 
 
 class StoreError(FedloomError):

@@ -1,5 +1,7 @@
 """A campaign: rounds until done, stopped or the budget is spent; safe to run again at any time."""
 
+import contextlib
+from collections.abc import Iterator
 from functools import partial
 from typing import Annotated
 
@@ -8,7 +10,8 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from fl_core.campaign.loading import MAX_TEXT_BYTES, parse_campaign
-from fl_core.errors import CampaignError
+from fl_core.errors import CampaignError, FedloomError
+from fl_core.rounds.documents import RoundChoice
 from flows import dispatch
 from flows.federated_round import federated_round
 from tasks.campaign_steps import choose_round, freeze_text, known_campaign, stop_runs
@@ -42,6 +45,30 @@ Rounds = Annotated[
         le=9999,
     ),
 ]
+Quorum = Annotated[
+    int,
+    Field(
+        title="Quorum in this run",
+        description=(
+            "Accepted updates that a round needs; 0 keeps the campaign's number. A run may ask for "
+            "more than the campaign, never for less."
+        ),
+        ge=0,
+        le=9999,
+    ),
+]
+Grace = Annotated[
+    float,
+    Field(
+        title="Grace time in this run, seconds",
+        description=(
+            "Wait so long for the rest once the quorum is reached, never past the deadline; 0 "
+            "keeps the campaign's. Refused where a guarantee needs all answers at one public time."
+        ),
+        ge=0,
+        le=31_536_000,
+    ),
+]
 
 
 def run_name() -> str:
@@ -57,15 +84,25 @@ def run_name() -> str:
 
 
 @flow(name="run-campaign", flow_run_name=run_name, persist_result=False)
-def run_campaign(campaign_id: Id = "", campaign: Text = "", rounds: Rounds = 0) -> str:
+def run_campaign(
+    campaign_id: Id = "",
+    campaign: Text = "",
+    rounds: Rounds = 0,
+    quorum: Quorum = 0,
+    grace_s: Grace = 0.0,
+) -> str:
     """Start a campaign from its text, or resume one by its id.
 
-    Running it again finishes what was interrupted; no round is released twice.
+    Running it again finishes what was interrupted; no round is released twice, also where two runs
+    drive one campaign. Cohort, deadline, quorum and share are the frozen campaign's (`[cohort]`);
+    the last two fields may ask for more in the rounds that this run opens.
 
     Args:
         campaign_id: Id of a campaign to resume, such as my-first; leave empty to start a new one.
         campaign: Text of a campaign file (TOML), as `fedloom init` writes; leave empty to resume.
         rounds: Stop after so many rounds; 0 runs until the campaign ends.
+        quorum: Accepted updates that a round needs, if more than the campaign says; 0 keeps it.
+        grace_s: Seconds for the rest once the quorum is reached; 0 keeps the campaign's.
     """
     if bool(campaign_id) == bool(campaign):
         raise CampaignError("give the id of a campaign to resume, or the text of a new one")
@@ -75,14 +112,62 @@ def run_campaign(campaign_id: Id = "", campaign: Text = "", rounds: Rounds = 0) 
         if campaign
         else known_campaign(campaign_id)
     )
-    with tags(f"campaign:{frozen}"):
-        log_pending(frozen, dispatch.evaluate)
-        done = 0
-        while isinstance(following := choose_round(frozen), int):
-            outcome = federated_round(frozen, following, run)
-            done += 1
-            if outcome.status != "released" or done == rounds:
-                break
-        stop_runs(frozen, [run, *(s.run for s in dispatch.session_runs(frozen).values())])
+    choice = RoundChoice(quorum=quorum or None, grace_s=grace_s or None)
+    try:
+        with tags(f"campaign:{frozen}"), _sessions_end(frozen, run):
+            done = _run_rounds(frozen, run, rounds=rounds, choice=choice)
+    except dispatch.CancelledRun:
+        return dispatch.cancelled(f"cancelled; `fedloom run {frozen}` goes on where it was")
     get_run_logger().info("campaign run ends campaign=%s rounds=%d", frozen, done)
     return frozen
+
+
+def _run_rounds(campaign_id: str, run: str, *, rounds: int, choice: RoundChoice) -> int:
+    for other in dispatch.other_runs(campaign_id, run=run):
+        get_run_logger().warning(
+            "campaign %s is driven by run %s too; both do the same rounds, each is released once",
+            campaign_id,
+            other,
+        )
+    log_pending(campaign_id, dispatch.evaluate)
+    done = 0
+    while isinstance(following := choose_round(campaign_id), int):
+        outcome = federated_round(campaign_id, following, run, choice)
+        done += 1
+        if outcome.status != "released" or done == rounds:
+            break
+    return done
+
+
+@contextlib.contextmanager
+def _sessions_end(campaign_id: str, run: str) -> Iterator[None]:
+    """End the sites' sessions however the run ends; those of a cancelled run at once."""
+    is_cancelled = True
+    try:
+        yield
+        is_cancelled = False
+    except dispatch.CancelledRun:
+        raise
+    except Exception:
+        is_cancelled = False
+        raise
+    finally:
+        try:
+            _end_sessions(campaign_id, run, is_cancelled=is_cancelled)
+        except BaseException:
+            # The signal by which a person's cancellation arrives may come right here: once more.
+            _end_sessions(campaign_id, run, is_cancelled=is_cancelled)
+            raise
+
+
+def _end_sessions(campaign_id: str, run: str, *, is_cancelled: bool) -> None:
+    runs = [run]
+    try:
+        runs = dispatch.runs_to_stop(campaign_id, run=run)
+        if is_cancelled:
+            for ended in runs:
+                dispatch.cancel_sessions(campaign_id, run=ended)
+    except FedloomError as error:
+        # The stop object below ends them without the server.
+        get_run_logger().warning("sessions are not cancelled: %s", error)
+    stop_runs(campaign_id, runs)

@@ -75,7 +75,7 @@ def choose_round(campaign_id: str) -> int | str:
 
 @task(name="stop-sessions", cache_policy=NO_CACHE, persist_result=False)
 def stop_runs(campaign_id: str, runs: Sequence[str]) -> None:
-    """End the site sessions of these campaign runs by their stop objects."""
+    """End the site sessions of these campaign runs by their stop objects; a second time is safe."""
     store = open_store(read_settings())
     for run in runs:
         store.put_once(keys.stop(campaign_id, run), b"{}")

@@ -249,7 +249,7 @@ def close_collection(  # noqa: PLR0913  what a round's end is decided from, by n
         answers: Of the sites that have answered.
         now: Time of the caller, UTC.
         seen: What sessions of sites look like from outside, a few words by site; noted with those
-            that are missing.
+            that are missing, unless the campaign has a guarantee.
     """
     key = keys.collected(assembly.campaign.id, plan.round)
     try:
@@ -262,8 +262,10 @@ def close_collection(  # noqa: PLR0913  what a round's end is decided from, by n
     since_s = _since_quorum(assembly, store, plan, now=now) if is_enough else None
     if not is_closed(tally, closing, late=now >= plan.deadline, since_quorum_s=since_s):
         return None
+    # Under a guarantee one code: what became of a session may depend on its site's rows.
+    told = seen if assembly.campaign.privacy.none is not None else NOBODY_LOOKED
     missing = {
-        site: SiteAnswer(status="missing", reason=seen.get(site, "")) for site in plan.cohort
+        site: SiteAnswer(status="missing", reason=told.get(site, "")) for site in plan.cohort
     }
     collected = Collected(
         round=plan.round,

@@ -10,7 +10,9 @@ draws only the first is stored. Nothing that is computed from updates without no
 else (SOUNDNESS, rule 25), and the raw updates are gone before the outcome is there (rule 26).
 """
 
+import contextlib
 import logging
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Literal
 
@@ -150,18 +152,33 @@ def skip_round(
     return _close_without(assembly, store, plan, status="skipped", reason=reason, now=now)
 
 
-def fail_round(
-    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, error: Exception, now: datetime
-) -> Outcome:
-    """Close a round that cannot go on, so that the next one can; charges stay as they are.
+@contextlib.contextmanager
+def failed_if_hopeless(
+    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, now: Callable[[], datetime]
+) -> Iterator[None]:
+    """Close the round as failed when a step of it ends in what trying again cannot mend.
 
-    The reason names an error of fedloom with its text, which says no more than the round's own
-    documents do, and any other by its class alone.
+    The error goes on to the caller; only the round is over, so that no later run meets the same
+    step again. Charges stay as they are. A retryable error leaves the round open.
+
+    Args:
+        assembly: The campaign's parts.
+        store: The campaign's store.
+        plan: The round's plan.
+        now: The time of the outcome.
     """
-    reason = type(error).__name__
-    if isinstance(error, FedloomError):
-        reason = f"{error.code}: {error}"
-    return _close_without(assembly, store, plan, status="failed", reason=reason, now=now)
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, FedloomError) or not error.retryable:
+            reason = _reason(error)
+            _close_without(assembly, store, plan, status="failed", reason=reason, now=now())
+        raise
+
+
+def _reason(error: Exception) -> str:
+    # Texts of other libraries may hold what was in their hands, so their class has to do.
+    return f"{error.code}: {error}" if isinstance(error, FedloomError) else type(error).__name__
 
 
 def _close_without(  # noqa: PLR0913  what an outcome says, by name

@@ -27,7 +27,7 @@ from prefect.settings import (
 from prefect.states import Cancelling, Completed, Crashed, Pending, Running
 
 from fl_core.errors import ServerFailed
-from flows import dispatch, registration
+from flows import dispatch, registration, sessions
 from flows.processes import ended_with_this_process, free_port, stop
 from flows.servers import start_prefect
 
@@ -87,7 +87,7 @@ def test_pools_have_their_types_and_limits(client: SyncPrefectClient) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("run-campaign/run-campaign", {"campaign_id", "campaign", "rounds"}),
+        ("run-campaign/run-campaign", {"campaign_id", "campaign", "rounds", "quorum", "grace_s"}),
         ("site-session/north", {"campaign_id", "run", "site"}),
         ("evaluate-release/evaluate-release", {"campaign_id", "round_number"}),
         ("lock-campaign/lock-campaign", {"text_sha256", "attempt"}),
@@ -257,7 +257,7 @@ def test_session_that_nobody_stops_is_cancelled_after_a_grace(
     _set(client, run_id, Pending(), Running(), Cancelling())
     dispatch.cancel_sessions("grace")
     assert dispatch.run_state(run_id).state_type == "CANCELLING"
-    monkeypatch.setattr(dispatch, "_CANCEL_GRACE_S", 0.0)
+    monkeypatch.setattr(sessions, "_CANCEL_GRACE_S", 0.0)
 
     dispatch.cancel_sessions("grace")
 
