@@ -144,6 +144,15 @@ def _certificate(home: SiteHome, site: str) -> str:
     return make_certificate(path, key_path, common_name=site)
 
 
+def read_own_enrolment(home: SiteHome) -> Enrolment:
+    """Read what the site itself wrote when it was made; one of an earlier fedloom is unsigned.
+
+    Raises:
+        CampaignError: Absent, or not an enrolment.
+    """
+    return _parsed(home.enrolment, hint="restore the site's folder from its backup")
+
+
 def read_enrolment(path: Path) -> Enrolment:
     """Read the file that a site's operator sent.
 
@@ -151,13 +160,7 @@ def read_enrolment(path: Path) -> Enrolment:
         CampaignError: Absent, not an enrolment, or not signed by the key that it names.
     """
     hint = "it is the enrol.json that `fedloom site init` wrote at the site"
-    try:
-        enrolment = from_bytes(Enrolment, path.read_bytes(), what=str(path))
-    except OSError as error:
-        raise CampaignError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
-    except ObjectCorrupt as error:
-        # The file came from a person's hands, so it is input to correct and no damaged object.
-        raise CampaignError(str(error), hint=hint) from error
+    enrolment = _parsed(path, hint=hint)
     if not enrolment.signature:
         raise CampaignError(
             f"{path}: is not signed, so it is of an earlier fedloom; expected a signed enrolment",
@@ -170,6 +173,16 @@ def read_enrolment(path: Path) -> Enrolment:
         )
     require_certificate(enrolment.certificate)
     return enrolment
+
+
+def _parsed(path: Path, *, hint: str) -> Enrolment:
+    try:
+        return from_bytes(Enrolment, path.read_bytes(), what=str(path))
+    except OSError as error:
+        raise CampaignError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
+    except ObjectCorrupt as error:
+        # The file came from a person's hands, so it is input to correct and no damaged object.
+        raise CampaignError(str(error), hint=hint) from error
 
 
 def require_certificate(pem: str | None) -> None:

@@ -7,7 +7,7 @@ removed by us.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,9 +43,15 @@ class RecoveredLedger:
 
 
 def recover_ledgers(
-    home: SiteHome, config: SiteConfig, *, assume_lost: bool
+    home: SiteHome, config: SiteConfig, *, assume_lost: bool, lost_key: str | None = None
 ) -> list[RecoveredLedger]:
     """Recover every ledger of a site, then bring it to its witnesses; safe to repeat.
+
+    Args:
+        home: The site's folder.
+        config: Its config.
+        assume_lost: Go on without witnesses that are away, and charge all plans.
+        lost_key: Public key that the site lost, hex; its key now takes the ledgers over.
 
     Raises:
         LedgerConflict: A session of the site is running.
@@ -57,25 +63,32 @@ def recover_ledgers(
         site = open_site(home, config)
         store = open_store(site_settings(home, config))
         done = [
-            _recover(home, site, store, folder=folder, unit=unit, assume_lost=assume_lost)
-            for folder, unit in _folders(site)
+            _recover(
+                home,
+                site,
+                store,
+                replace(each, lost_key=lost_key),
+                assume_lost=assume_lost,
+            )
+            for each in _ledgers(home, site)
         ]
         if not assume_lost:
             witness_ledgers(open_site(home, config))
     return done
 
 
-def _folders(site: Site) -> Iterator[tuple[str, str]]:
-    yield LEDGER, site.policy.unit
-    if site.client_ledger is not None:
-        yield CLIENT_LEDGER, site.client_ledger.unit
+def _ledgers(home: SiteHome, site: Site) -> Iterator[LostLedger]:
+    dataset, unit = site.policy.dataset, site.policy.unit
+    yield LostLedger(site.name, dataset, unit, site.key, home.store(LEDGER))
+    if (whole := site.client_ledger) is not None:
+        yield LostLedger(site.name, dataset, whole.unit, site.key, home.store(CLIENT_LEDGER))
 
 
-def _recover(  # noqa: PLR0913  which of the site's ledgers, and how
-    home: SiteHome, site: Site, store: ObjectStore, *, folder: str, unit: str, assume_lost: bool
+def _recover(
+    home: SiteHome, site: Site, store: ObjectStore, lost: LostLedger, *, assume_lost: bool
 ) -> RecoveredLedger:
-    dataset = site.policy.dataset
-    lost = LostLedger(site.name, dataset, unit, site.key, home.store(folder))
+    dataset, unit = lost.dataset, lost.unit
+    folder = LEDGER if unit == site.policy.unit else CLIENT_LEDGER
     owed = owed_by_site(store, site.outbox, site=site.name, dataset=dataset, unit=unit)
     now = datetime.now(UTC)
     found = find_recovery(lost, site.witnesses, owed, now=now, assume_lost=assume_lost)
@@ -96,9 +109,7 @@ def _recover(  # noqa: PLR0913  which of the site's ledgers, and how
 def _fill_fresh(home: SiteHome, lost: LostLedger, found: Recovery, *, folder: str) -> Path:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     fresh, aside = f"{folder}-fresh-{stamp}", f"{folder}-set-aside-{stamp}"
-    append_missing(
-        LostLedger(lost.owner, lost.dataset, lost.unit, lost.key, home.store(fresh)), found
-    )
+    append_missing(replace(lost, store=home.store(fresh)), found)
     # Between the two a crash leaves no ledger at all; recovering again fills it from witnesses.
     (home.root / folder).rename(home.root / aside)
     (home.root / fresh).rename(home.root / folder)

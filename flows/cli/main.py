@@ -21,7 +21,9 @@ from flows.cli import (
     ledger,
     plan,
     readouts,
+    roster,
     simulation,
+    site_table,
     sites,
     stack,
     statement,
@@ -51,7 +53,10 @@ app.command("status")(campaigns.status)
 app.command("statement")(statement.statement)
 app.command("simulate")(simulation.simulate)
 app.command("audit")(audit.audit)
-app.command("enrol")(sites.enrol)
+app.command("enrol")(roster.enrol)
+app.command("revoke")(roster.revoke)
+app.command("rotate")(roster.rotate)
+app.command("sites")(site_table.sites)
 app.command("secrets")(deployment.secrets)
 app.command("register")(deployment.register)
 app.command("schedule")(deployment.schedule)
@@ -66,6 +71,8 @@ site_app.command("init")(sites.site_init)
 site_app.command("start")(sites.site_start)
 site_app.command("approve")(sites.site_approve)
 site_app.command("witness")(sites.site_witness)
+site_app.command("enrolment")(roster.site_enrolment)
+site_app.command("rotate")(roster.site_rotate)
 site_app.command("readout")(readouts.site_readout)
 app.add_typer(site_app, name="site")
 

@@ -1,7 +1,6 @@
-"""`fedloom site init|start|approve|witness`, `enrol`, `evaluation start`.
+"""`fedloom site init|start|approve|witness`, `evaluation start`.
 
-What a site's operator does at the site, and the two things that a coordinator does for sites:
-admit a key, serve evaluations.
+What a site's operator does at the site, and the worker with the public holdout.
 """
 
 from pathlib import Path
@@ -284,37 +283,6 @@ def site_approve(
         warn_of_witnesses(site_policy(own))
     if json_output:
         print_json({"campaign": asked.id, "digest": asked.digest, "site": config.site})
-
-
-def enrol(
-    file: Annotated[Path, typer.Argument(help="The enrol.json of a site.")],
-    home: HomeOption = Path(".fedloom"),
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    json_output: JsonOption = False,
-) -> None:
-    """Admit a site's public key at the coordinator, and make its work pool.
-
-    Shows the key's fingerprint and asks; compare it with the site's operator, by voice.
-
-    Example: `fedloom enrol enrol.json`
-    """
-    from fl_core.updates.signing import fingerprint
-    from tasks.enrolment import admit, read_enrolment
-
-    enrolment = read_enrolment(file)
-    shown = fingerprint(enrolment.signing_key)
-    console_err.print(f"site {enrolment.site}, fingerprint {shown}", markup=False)
-    if not yes and not typer.confirm("does its operator read out the same?", err=True):
-        raise CampaignError(f"site {enrolment.site!r} was not enrolled; nothing was changed")
-    use_coordinator(home)
-    from flows.registration import register
-    from tasks.settings import open_store, read_settings
-
-    roster = admit(open_store(read_settings()), enrolment)
-    register(sites=[entry.site for entry in roster.entries if entry.revoked is None])
-    console_err.print(f"{enrolment.site} is in roster {roster.version}")
-    if json_output:
-        print_json({"site": enrolment.site, "roster": roster.version, "fingerprint": shown})
 
 
 def evaluation_start(home: HomeOption = Path(".fedloom")) -> None:

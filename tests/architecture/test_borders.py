@@ -83,6 +83,7 @@ PREFECT_API = {
     "flows/automations.py": "what the server watches, registered with them",
     "flows/schedules.py": "schedules of campaigns",
     "flows/site_worker.py": "the site's worker",
+    "flows/site_presence.py": "who of the sites is there, for one command",
     "flows/run_requests.py": "reads what the deployment of a run names",
     "flows/warm_child.py": "runs the allow-listed flow inside the worker's child",
     "flows/local_workers.py": "points registration at the stack that it starts",

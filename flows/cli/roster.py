@@ -1,0 +1,247 @@
+"""`fedloom enrol|revoke|rotate` at the coordinator, `fedloom site rotate|enrolment` at a site.
+
+Who takes part, and under which keys. Nothing here is decided by a program alone: every new key is
+shown as a fingerprint that two people compare aloud.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fl_core.errors import CampaignError
+from flows.cli.context import HomeOption, JsonOption, use_coordinator
+from flows.cli.output import console_err, print_json
+
+if TYPE_CHECKING:
+    from fl_core.artifacts.store import ObjectStore
+    from tasks.key_change import KeyChange
+
+SiteHomeOption = Annotated[Path, typer.Option("--home", help="The site's own folder.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def enrol(
+    file: Annotated[Path, typer.Argument(help="The enrol.json of a site.")],
+    home: HomeOption = Path(".fedloom"),
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Its operator confirmed by voice: the name was revoked, or its key is lost.",
+        ),
+    ] = False,
+    yes: YesOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Admit a site's public keys at the coordinator, and make its work pool.
+
+    Shows the key's fingerprint and asks; compare it with the site's operator, by voice. A site that
+    a running campaign names joins with the next round.
+
+    Example: `fedloom enrol enrol.json`
+    """
+    from fl_core.updates.signing import fingerprint
+    from tasks.enrolment import admit, read_enrolment
+
+    enrolment = read_enrolment(file)
+    site, shown = enrolment.site, fingerprint(enrolment.signing_key)
+    console_err.print(f"site {site}, fingerprint {shown}", markup=False)
+    if not yes and not typer.confirm("does its operator read out the same?", err=True):
+        raise CampaignError(f"site {site!r} was not enrolled; nothing was changed")
+    use_coordinator(home)
+    from flows.registration import register
+    from tasks.settings import open_store, read_settings
+
+    store = open_store(read_settings())
+    roster = admit(store, enrolment, is_confirmed=replace)
+    register(sites=roster.names())
+    console_err.print(f"{site} is in roster {roster.version}", markup=False)
+    campaigns = tell_campaigns(store, site)
+    if json_output:
+        print_json(
+            {
+                "site": site,
+                "roster": roster.version,
+                "fingerprint": shown,
+                "campaigns": campaigns,
+            }
+        )
+
+
+def tell_campaigns(store: "ObjectStore", site: str) -> list[str]:
+    """Say which campaigns a site joins with their next round, and return their ids."""
+    from tasks.site_states import campaigns_of
+
+    named, others = campaigns_of(store, site)
+    if named:
+        console_err.print(f"it joins with the next round of: {', '.join(named)}", markup=False)
+    elif others:
+        console_err.print(
+            f"no campaign that goes on names {site} ({', '.join(others)}), and the sites of a "
+            "campaign are frozen: asking it takes a new campaign, whose `parent` says what it goes "
+            "on from",
+            markup=False,
+        )
+    return named
+
+
+def revoke(
+    site: Annotated[str, typer.Argument(help="Name of an enrolled site.")],
+    home: HomeOption = Path(".fedloom"),
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why, for the roster; every site can read it.")
+    ] = "revoked by the coordinator",
+    yes: YesOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Withdraw a site's keys: it is refused at its next request, and asked no more.
+
+    What it answered in a round that is still open is left out. Rounds that are closed stay as they
+    are, and what it signed for them keeps verifying.
+
+    Example: `fedloom revoke north --reason "laptop stolen"`
+    """
+    from datetime import UTC, datetime
+
+    from fl_core.campaign.roster import revoke as withdraw
+    from fl_core.errors import ServerFailed
+
+    if not yes and not typer.confirm(f"withdraw the keys of {site}?", err=True):
+        raise CampaignError(f"site {site!r} was not revoked; nothing was changed")
+    use_coordinator(home)
+    from flows.site_presence import end_runs
+    from tasks.settings import open_store, read_settings
+
+    store = open_store(read_settings())
+    roster = withdraw(store, site, now=datetime.now(UTC), reason=reason)
+    console_err.print(f"{site} is revoked since roster {roster.version}", markup=False)
+    ended: int | None = None
+    try:
+        ended = end_runs(site)
+    except ServerFailed as error:
+        # The roster decides; a run that is left over does no harm and ends with its campaign.
+        console_err.print(f"warning: its session runs were not ended: {error}", markup=False)
+    if json_output:
+        print_json({"site": site, "roster": roster.version, "reason": reason, "ended_runs": ended})
+
+
+def rotate(
+    file: Annotated[Path, typer.Argument(help="The rotation.json of a site.")],
+    home: HomeOption = Path(".fedloom"),
+    lost_key: Annotated[
+        bool,
+        typer.Option("--lost-key", help="Its operator confirmed by voice that the key is lost."),
+    ] = False,
+    yes: YesOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Admit an enrolled site's next keys; what the old ones signed keeps verifying.
+
+    The request is signed by the old key, so nobody else can make one. A site that lost its key
+    cannot sign: confirm that and the fingerprint with its operator, by voice, and say --lost-key.
+
+    Example: `fedloom rotate rotation.json`
+    """
+    from fl_core.updates.signing import fingerprint
+    from tasks.key_change import admit_change, read_change
+
+    change = read_change(file)
+    shown = fingerprint(change.new_key)
+    tell_change(change)
+    if not yes and not typer.confirm("does its operator read out the same?", err=True):
+        raise CampaignError(f"keys of {change.site!r} were not changed")
+    use_coordinator(home)
+    from tasks.settings import open_store, read_settings
+
+    roster = admit_change(open_store(read_settings()), change, is_confirmed=lost_key)
+    console_err.print(
+        f"the next keys of {change.site} are in roster {roster.version}; "
+        "its operator now runs `fedloom site rotate --finish`",
+        markup=False,
+    )
+    if json_output:
+        print_json({"site": change.site, "roster": roster.version, "fingerprint": shown})
+
+
+def tell_change(change: "KeyChange") -> None:
+    """Show what a site's next keys are, and who vouches for them."""
+    from fl_core.updates.signing import fingerprint
+
+    if change.new_key == change.old_key:
+        what = "keeps its signing key and changes its certificate"
+    elif change.is_of_lost_key:
+        what = "LOST its signing key; nobody but its operator can vouch for the next one"
+    else:
+        what = f"changes its signing key, signed by {fingerprint(change.old_key)}"
+    console_err.print(
+        f"site {change.site} {what}\nfingerprint {fingerprint(change.new_key)}", markup=False
+    )
+
+
+def site_rotate(
+    home: SiteHomeOption = Path("site"),
+    certificate_only: Annotated[
+        bool, typer.Option("--certificate-only", help="Keep the signing key.")
+    ] = False,
+    lost_key: Annotated[
+        bool, typer.Option("--lost-key", help="The signing key is lost; a new one takes over.")
+    ] = False,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="The coordinator has admitted the next keys.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Change the site's keys: first a request, then --finish when the coordinator has admitted it.
+
+    The privacy ledger goes on under the next key, and what was spent stays spent, also where the
+    old key is lost. The site works with its old keys until --finish; run that between two rounds,
+    because a round that is being trained is answered under the key of its plan.
+
+    Example: `fedloom site rotate --home /srv/fedloom`
+    """
+    from fl_core.updates.signing import fingerprint
+    from tasks.key_change import ROTATION, begin_change, finish_change
+    from tasks.site_config import SiteHome, read_site_config
+
+    own = SiteHome(home.resolve())
+    config = read_site_config(own)
+    if finish:
+        change = finish_change(own, config)
+        console_err.print(f"{change.site} has its next keys; the old ones are gone", markup=False)
+    else:
+        change = begin_change(own, config, only_certificate=certificate_only, is_lost=lost_key)
+        tell_change(change)
+        console_err.print(
+            f"next: give {own.root / ROTATION} to the coordinator, who runs `fedloom rotate`, "
+            f"then fedloom site rotate --finish --home {own.root}",
+            markup=False,
+        )
+    if json_output:
+        state = "finished" if finish else "requested"
+        shown = fingerprint(change.new_key)
+        print_json({"site": change.site, "state": state, "fingerprint": shown})
+
+
+def site_enrolment(
+    home: SiteHomeOption = Path("site"),
+    json_output: JsonOption = False,
+) -> None:
+    """Show the fingerprint to read out, and write enrol.json again from the keys that are here.
+
+    Example: `fedloom site enrolment --home /srv/fedloom`
+    """
+    from fl_core.updates.signing import fingerprint, read_key
+    from tasks.enrolment import read_own_enrolment, write_enrolment
+    from tasks.site_config import SiteHome, read_site_config
+
+    own = SiteHome(home.resolve())
+    config = read_site_config(own)
+    declared = read_own_enrolment(own).declared_examples if own.enrolment.exists() else None
+    enrolment = write_enrolment(own, config, key=read_key(own.key), declared_examples=declared)
+    shown = fingerprint(enrolment.signing_key)
+    console_err.print(
+        f"site {config.site}, fingerprint {shown}\nwritten: {own.enrolment}", markup=False
+    )
+    if json_output:
+        print_json({"site": config.site, "fingerprint": shown, "file": str(own.enrolment)})

@@ -1,0 +1,260 @@
+"""A site changes its keys, or goes on without one that it lost.
+
+Two steps, because both sides must have the new keys before the old ones go. `fedloom site rotate`
+makes them in the folder ``next`` and writes ``rotation.json``, signed by the old key and the new
+one; the site works on as before. `fedloom rotate` at the coordinator admits them to the next
+roster. `fedloom site rotate --finish` sees them there, hands the ledgers over and puts the new keys
+in place of the old. Each step may be interrupted and run again.
+
+A key that is lost cannot sign. The request then says so, the coordinator's operator confirms the
+new fingerprint by voice, and the ledgers are recovered under the new key: what was spent stays
+spent, and nothing begins afresh.
+"""
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from fl_core.artifacts.documents import Document, from_bytes, to_bytes
+from fl_core.artifacts.store import ObjectStore
+from fl_core.campaign.roster import (
+    PublicKey,
+    Roster,
+    RosterEntry,
+    enrol,
+    latest_roster,
+    rotate,
+)
+from fl_core.campaign.specs import Name
+from fl_core.errors import CampaignError, ObjectCorrupt
+from fl_core.rounds.site_rotation import hand_over
+from fl_core.updates.outbox import exclusive
+from fl_core.updates.signing import (
+    generate_key,
+    public_hex,
+    read_key,
+    sign,
+    sign_both,
+    verify_old_signature,
+    verify_signature,
+    write_key,
+)
+from tasks.certificates import make_certificate, replace_file
+from tasks.enrolment import read_own_enrolment, require_certificate, write_enrolment
+from tasks.gateway_access import TLS_CERTIFICATE, TLS_KEY, SiteDoor
+from tasks.gateway_client import GatewayClient
+from tasks.gateway_store import GatewayStore
+from tasks.ledger_recovery import recover_ledgers
+from tasks.outgoing import OutgoingLog
+from tasks.settings import open_store
+from tasks.site_config import SiteConfig, SiteHome, open_site, site_settings
+
+ROTATION = "rotation.json"
+NEXT = "next"
+_KEY = "key.pem"
+_SIGNATURE = r"^[0-9a-f]{128}$"
+
+
+class KeyChange(Document):
+    """A site's next keys, as it asks the coordinator to admit them.
+
+    Attributes:
+        site: Name, as campaigns use it.
+        old_key: Ed25519 public key that stood for the site up to now, hex.
+        new_key: The one that stands for it from now on; the same where only TLS changes.
+        certificate: Its TLS certificate from now on, PEM; None for a site that uses no gateway.
+        old_signature: Of the old key over the rest but ``signature``; None where it is lost.
+        signature: Of the new key over the rest.
+    """
+
+    site: Name
+    old_key: PublicKey
+    new_key: PublicKey
+    certificate: Annotated[str, Field(max_length=4096)] | None = None
+    old_signature: Annotated[str, Field(pattern=_SIGNATURE)] | None = None
+    signature: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")] = ""
+
+    @property
+    def is_of_lost_key(self) -> bool:
+        """Whether nobody could sign with the old key."""
+        return self.old_signature is None
+
+
+def begin_change(
+    home: SiteHome, config: SiteConfig, *, only_certificate: bool = False, is_lost: bool = False
+) -> KeyChange:
+    """Make a site's next keys and the request to admit them; the site works on with the old ones.
+
+    A second time returns the request that is pending, since its keys may be admitted already.
+
+    Args:
+        home: The site's folder.
+        config: Its config.
+        only_certificate: Keep the signing key, and change what opens connections.
+        is_lost: The signing key is lost, so the new one signs alone.
+
+    Raises:
+        CampaignError: The old key cannot be read and is not said to be lost; or the only thing
+            that was to change is not used here.
+    """
+    if (home.root / ROTATION).exists():
+        return read_change(home.root / ROTATION)
+    if only_certificate and (config.gateway is None or is_lost):
+        raise CampaignError(
+            "there is no certificate to change alone: the signing key is lost, or this site uses "
+            "no gateway; leave out --certificate-only"
+        )
+    folder = home.root / NEXT
+    # What lies there without a request was given to nobody.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    old_key = None if is_lost else read_key(home.key)
+    new_key = old_key if only_certificate and old_key is not None else generate_key()
+    write_key(new_key, folder / _KEY)
+    pem = None
+    if config.gateway is not None:
+        pem = make_certificate(folder / TLS_CERTIFICATE, folder / TLS_KEY, common_name=config.site)
+    request = KeyChange(
+        site=config.site,
+        old_key=read_own_enrolment(home).signing_key if old_key is None else public_hex(old_key),
+        new_key=public_hex(new_key),
+        certificate=pem,
+    )
+    signed = (
+        sign(request, new_key)
+        if old_key is None
+        else sign_both(request, old_key=old_key, new_key=new_key)
+    )
+    replace_file(home.root / ROTATION, to_bytes(signed))
+    return signed
+
+
+def read_change(path: Path) -> KeyChange:
+    """Read a request to admit a site's next keys, and check who signed it.
+
+    Raises:
+        CampaignError: Absent, not such a request, or a signature on it does not hold.
+    """
+    hint = "it is the rotation.json that `fedloom site rotate` wrote at the site"
+    try:
+        change = from_bytes(KeyChange, path.read_bytes(), what=str(path))
+    except OSError as error:
+        raise CampaignError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
+    except ObjectCorrupt as error:
+        raise CampaignError(str(error), hint=hint) from error
+    is_handed_over = change.is_of_lost_key or verify_old_signature(change, change.old_key)
+    if not (verify_signature(change, change.new_key) and is_handed_over):
+        raise CampaignError(
+            f"{path}: a signature on it does not hold, so it was changed since the site wrote it",
+            hint="have it sent again; " + hint,
+        )
+    require_certificate(change.certificate)
+    return change
+
+
+def admit_change(store: ObjectStore, change: KeyChange, *, is_confirmed: bool = False) -> Roster:
+    """Write the next roster with a site's next keys; its declared size stays.
+
+    Args:
+        store: The campaigns' store.
+        change: The request, its signatures checked.
+        is_confirmed: A person has confirmed with the site's operator that the old key is lost.
+
+    Raises:
+        CampaignError: The old key did not sign and nobody confirmed; the site is not enrolled, or
+            with another key than the one that signed; or as ``fl_core.campaign.roster.rotate``.
+    """
+    known = latest_roster(store).entry(change.site)
+    if known is None:
+        raise CampaignError(
+            f"site {change.site!r} is not enrolled, so it has no keys to change",
+            hint="enrol it: `fedloom site enrolment` at the site, `fedloom enrol` here",
+        )
+    entry = RosterEntry(
+        site=change.site,
+        signing_key=change.new_key,
+        certificate=change.certificate,
+        declared_examples=known.declared_examples,
+        since=datetime.now(UTC),
+    )
+    if not change.is_of_lost_key:
+        return rotate(store, entry, old_key=change.old_key)
+    if not is_confirmed:
+        raise CampaignError(
+            f"the old key of site {change.site!r} did not sign this: the site says it is lost",
+            hint="confirm that and the fingerprint with its operator by voice, then run it again "
+            "with --lost-key",
+        )
+    return enrol(store, entry, is_confirmed=True)
+
+
+def finish_change(home: SiteHome, config: SiteConfig) -> KeyChange:
+    """Put admitted keys in place of the old ones, ledgers first; safe to run again.
+
+    Raises:
+        CampaignError: Nothing is pending, or the coordinator has not admitted it.
+        LedgerConflict: A session of the site is in a round; wait for its end.
+        LedgerCorrupt: A ledger does not hold, or was set back.
+        WitnessUnavailable: No witness of the site's own acknowledged the change.
+        StoreUnavailable: The coordinator cannot be asked.
+    """
+    if not (home.root / ROTATION).exists():
+        raise CampaignError(
+            f"{home.root}: no change of keys is pending", hint="`fedloom site rotate` begins one"
+        )
+    change = read_change(home.root / ROTATION)
+    _require_admitted(home, config, change)
+    if change.is_of_lost_key:
+        _put_in_place(home, config)
+        recover_ledgers(home, config, assume_lost=False, lost_key=change.old_key)
+    else:
+        with exclusive(home.root / "outbox.lock"):
+            if change.new_key != change.old_key and home.key.read_bytes() != _next(home, _KEY):
+                hand_over(open_site(home, config), read_key(home.root / NEXT / _KEY))
+            _put_in_place(home, config)
+    (home.root / ROTATION).unlink()
+    shutil.rmtree(home.root / NEXT)
+    return change
+
+
+def _require_admitted(home: SiteHome, config: SiteConfig, change: KeyChange) -> None:
+    entry = latest_roster(_store_as_changed(home, config)).entry(change.site)
+    if entry is None or (entry.signing_key, entry.certificate) != (
+        change.new_key,
+        change.certificate,
+    ):
+        raise CampaignError(
+            f"the coordinator has not admitted the next keys of {change.site!r}; nothing was "
+            "changed",
+            hint=f"give it {home.root / ROTATION}; it runs `fedloom rotate` on it",
+        )
+
+
+def _store_as_changed(home: SiteHome, config: SiteConfig) -> ObjectStore:
+    """Return the campaigns' store as the site reaches it with its next keys."""
+    access = config.gateway
+    if access is None:
+        return open_store(site_settings(home, config))
+    pinned = access.certificate
+    if pinned is not None:
+        access = access.model_copy(update={"certificate": (home.root / pinned).resolve()})
+    door = SiteDoor(site=config.site, home=(home.root / NEXT).resolve(), access=access)
+    return GatewayStore(GatewayClient(door, OutgoingLog(home.root, process="command")))
+
+
+def _put_in_place(home: SiteHome, config: SiteConfig) -> None:
+    declared: int | None = None
+    if home.enrolment.exists():
+        declared = read_own_enrolment(home).declared_examples
+    replace_file(home.key, _next(home, _KEY), mode=0o600)
+    if config.gateway is not None:
+        replace_file(home.root / TLS_KEY, _next(home, TLS_KEY), mode=0o600)
+        replace_file(home.root / TLS_CERTIFICATE, _next(home, TLS_CERTIFICATE))
+    write_enrolment(home, config, key=read_key(home.key), declared_examples=declared)
+
+
+def _next(home: SiteHome, name: str) -> bytes:
+    return (home.root / NEXT / name).read_bytes()
