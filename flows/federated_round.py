@@ -40,7 +40,8 @@ def federated_round(
         watch()
         collected = collect_updates(campaign_id, plan, watch)
     except RunCancelled as error:
-        return dispatch.cancelled(str(error))
+        ended: Outcome = dispatch.cancelled(str(error))
+        return ended
     if collected.has_quorum:
         charge = charge_round(campaign_id, plan, collected)
         outcome = release_round(campaign_id, plan, collected, charge)

@@ -117,7 +117,8 @@ def run_campaign(
         with tags(f"campaign:{frozen}"), _sessions_end(frozen, run):
             done = _run_rounds(frozen, run, rounds=rounds, choice=choice)
     except dispatch.CancelledRun:
-        return dispatch.cancelled(f"cancelled; `fedloom run {frozen}` goes on where it was")
+        ended: str = dispatch.cancelled(f"cancelled; `fedloom run {frozen}` goes on where it was")
+        return ended
     get_run_logger().info("campaign run ends campaign=%s rounds=%d", frozen, done)
     return frozen
 
