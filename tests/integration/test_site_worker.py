@@ -1,5 +1,6 @@
 """The site's worker against a real Prefect server: what it runs, refuses, survives and says."""
 
+import json
 import os
 import signal
 import time
@@ -50,34 +51,60 @@ def test_run_completes_in_the_preloaded_child(stack: Stack, shared: Worker, tmp_
     assert _pid(path) == _pid(shared.home / "preloaded")
 
 
-def test_deployment_cannot_name_code_command_or_environment(
-    stack: Stack, shared: Worker, tmp_path: Path
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param({"entrypoint": "CODE:evil"}, id="entrypoint"),
+        pytest.param({"path": "FOLDER"}, id="path"),
+        pytest.param(
+            {"pull_steps": [{"prefect.deployments.steps.run_shell_script": {"script": "TOUCH"}}]},
+            id="pull step",
+        ),
+        pytest.param({"job_variables": {"command": "TOUCH"}}, id="shell command"),
+        pytest.param({"job_variables": {"env": {"PYTHONSTARTUP": "CODE"}}}, id="environment"),
+        pytest.param({"job_variables": {"hard_timeout_s": 0.001}}, id="time limit"),
+    ],
+)
+def test_run_that_asks_for_more_than_a_flow_is_refused_and_reported(
+    stack: Stack, shared: Worker, tmp_path: Path, asked: dict[str, object]
 ) -> None:
-    planted = tmp_path / "planted"
+    planted, honest = tmp_path / "planted", tmp_path / "honest"
     code = tmp_path / "evil.py"
     code.write_text(
         f"from pathlib import Path\nPath({str(planted)!r}).write_text('module')\n"
         "from prefect import flow\n@flow(name='touch')\ndef evil(path: str):\n    pass\n"
     )
-    honest = tmp_path / "honest"
+    words = {"CODE": str(code), "FOLDER": str(tmp_path), "TOUCH": f"touch {planted}"}
+    plain = json.dumps(asked)
+    for word, value in words.items():
+        plain = plain.replace(word, value)
 
     run = stack.create_run(
-        shared.pool,
-        "touch",
-        {"path": str(honest)},
-        path=str(tmp_path),
-        entrypoint=f"{code}:evil",
-        pull_steps=[{"prefect.deployments.steps.run_shell_script": {"script": f"touch {planted}"}}],
-        job_variables={
-            "command": f"touch {planted}",
-            "env": {"PYTHONSTARTUP": str(code), "PREFECT_LOGGING_TO_API_ENABLED": "true"},
-            "hard_timeout_s": 0.001,
-        },
+        shared.pool, "touch", {"path": str(honest)}, title="hostile", **json.loads(plain)
     )
 
-    assert stack.final_state(run)[0] == "COMPLETED"
-    assert honest.exists()
+    assert stack.final_state(run) == ("CRASHED", f"status {RunEnd.ASKS_FOR_MORE}")
+    assert not honest.exists()
     assert not planted.exists()
+    assert f"run refused run={run.id} reason=names code" in shared.log.read_text()
+
+
+def test_variables_of_a_single_run_are_refused_too(
+    stack: Stack, shared: Worker, tmp_path: Path
+) -> None:
+    path = tmp_path / "path"
+    honest = stack.create_run(shared.pool, "touch", {"path": str(path)})
+    assert stack.final_state(honest)[0] == "COMPLETED"
+    path.unlink()
+
+    run = stack.client.create_flow_run_from_deployment(
+        honest.deployment_id,
+        parameters={"path": str(path)},
+        job_variables={"env": {"LD_PRELOAD": "/planted.so"}},
+    )
+
+    assert stack.final_state(run) == ("CRASHED", f"status {RunEnd.ASKS_FOR_MORE}")
+    assert not path.exists()
 
 
 def test_flow_that_is_not_allowed_ends_crashed_with_a_code(stack: Stack, shared: Worker) -> None:
@@ -202,6 +229,38 @@ def test_cancelled_run_loses_its_child(stack: Stack, shared: Worker, tmp_path: P
 
     assert stack.final_state(run)[0] == "CANCELLED"
     assert not is_alive(pid)
+
+
+def test_run_that_takes_too_much_memory_costs_one_attempt_and_not_the_worker(
+    stack: Stack, tmp_path: Path
+) -> None:
+    stack.make_pool("site-memory")
+    worker = stack.start_worker("site-memory", memory_bytes=700 << 20)
+    path = tmp_path / "hold"
+
+    run = stack.create_run(worker.pool, "hold", {"path": str(path), "megabytes": 1200})
+    after = stack.create_run(worker.pool, "touch", {"path": str(tmp_path / "after")})
+
+    assert stack.final_state(run) == ("CRASHED", f"status {RunEnd.OUT_OF_MEMORY}")
+    assert stack.final_state(after)[0] == "COMPLETED"
+    assert "raise memory_gb in site.toml" in worker.log.read_text()
+    worker.stop()
+    assert worker.process.returncode == 0
+
+
+def test_child_offers_itself_to_the_out_of_memory_killer(
+    stack: Stack, shared: Worker, tmp_path: Path
+) -> None:
+    path = tmp_path / "work"
+
+    run = stack.create_run(shared.pool, "work", {"path": str(path), "seconds": 0.1})
+
+    assert stack.final_state(run)[0] == "COMPLETED"
+    worker, child = (
+        int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+        for pid in (shared.process.pid, _pid(path))
+    )
+    assert child > worker
 
 
 def test_hard_timeout_kills_the_child(stack: Stack, tmp_path: Path) -> None:

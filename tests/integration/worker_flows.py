@@ -70,6 +70,15 @@ def leave(row: str) -> None:
     raise SystemExit(row)
 
 
+@flow(name="hold", persist_result=False)
+def hold(path: str, megabytes: int) -> None:
+    """Take memory and keep it until somebody ends the process."""
+    held = bytearray(megabytes << 20)
+    held[::4096] = b"x" * len(held[::4096])
+    Path(path).write_text(str(len(held)))
+    time.sleep(120)
+
+
 def preloaded() -> None:
     """What the child loads before its first run."""
     Path(os.environ["FEDLOOM_TEST_PRELOAD"]).write_text(str(os.getpid()))

@@ -30,6 +30,7 @@ ALLOWED = {
     "time-out-in-task": "worker_flows.time_out_in_task",
     "interrupted": "worker_flows.interrupted",
     "exit": "worker_flows.leave",
+    "hold": "worker_flows.hold",
 }
 T = TypeVar("T")
 _START = "import json, sys; from flows.site_worker import run_worker; "
@@ -116,11 +117,17 @@ class Stack:
         return worker
 
     def create_run(
-        self, pool: str, flow_name: str, parameters: dict[str, Any], **deployment: Any
+        self,
+        pool: str,
+        flow_name: str,
+        parameters: dict[str, Any],
+        *,
+        title: str = "honest",
+        **deployment: Any,
     ) -> FlowRun:
         identity = self.client.create_deployment(
             self.client.create_flow_from_name(flow_name),
-            f"{flow_name}-{pool}",
+            f"{flow_name}-{pool}-{title}",
             work_pool_name=pool,
             enforce_parameter_schema=False,
             parameter_openapi_schema={"type": "object", "properties": {}},
