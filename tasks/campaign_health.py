@@ -59,7 +59,10 @@ def _base_model(name: str, config: SiteConfig, *, sha256: str | None) -> Iterato
         return
     found = "is there" if sha256 is None else f"{sha256[:16]}, as frozen"
     yield Check(line, "ok", f"{found}, at {path}")
-    yield memory_check(name, path, available=available_memory())
+    available = available_memory()
+    if config.memory_gb is not None:
+        available = min(available, int(config.memory_gb * (1 << 30)))
+    yield memory_check(name, path, available=available)
 
 
 def _resolved(name: str, config: SiteConfig, *, sha256: str | None) -> Path:

@@ -13,7 +13,7 @@ from rich.text import Text
 from flows.cli.context import HomeOption, JsonOption
 from flows.cli.output import console_err, print_json, progress
 from flows.health import Addresses, disk, installation, servers
-from flows.local_stack import DEFAULT_HOME, connect
+from flows.local_stack import DEFAULT_HOME, Stack, connect
 from flows.local_workers import environment
 from flows.stack_file import stack_path
 from tasks.checks import Check
@@ -88,7 +88,21 @@ def _server_checks(home: Path) -> list[Check]:
     if stack is None:
         remedy = f"`fedloom up --home {home}` starts it"
         return [Check("local stack", "fail", f"not running over {home}", remedy)]
-    return list(servers(_stated_addresses(environment(stack))))
+    return [*servers(_stated_addresses(environment(stack))), *_own_gateway(stack)]
+
+
+def _own_gateway(stack: Stack) -> Iterator[Check]:
+    """Look at the gateway as a site does before it says who it is."""
+    from flows.local_gateway import GatewayFiles, local_url
+    from tasks.gateway_access import TLS_CERTIFICATE, GatewayAccess, SiteDoor
+    from tasks.tls_health import tls_checks
+
+    access = GatewayAccess(
+        url=local_url(stack.file), certificate=Path(TLS_CERTIFICATE), identify="token"
+    )
+    yield from tls_checks(
+        SiteDoor(site="gateway", home=GatewayFiles(stack.home).folder, access=access)
+    )
 
 
 def _stated_addresses(variables: Mapping[str, str]) -> Addresses:

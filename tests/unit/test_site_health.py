@@ -189,6 +189,16 @@ def test_another_base_model_than_the_frozen_one_fails(place):
     assert "the campaign froze" in check.found
 
 
+def test_memory_that_the_site_grants_a_session_counts_like_the_machines(place):
+    config = place.home.config.read_text()
+    # What torch and its like take alone is 0.65 GB.
+    place.home.config.write_text(f"memory_gb = 0.5\n{config}")
+
+    check = place.failing()["memory for tiny-base"]
+
+    assert check.found.startswith("0.5 GB free")
+
+
 def test_rows_that_lost_a_column_fail_for_the_campaign_that_reads_it(place):
     place.take_part()
     (place.folder / "rows.csv").write_text("text,other\nthe pump leaks,yes\n")
