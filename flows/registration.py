@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import (
     ParameterSchema,
@@ -179,6 +179,11 @@ def register(*, sites: Sequence[str]) -> None:
             _make_pool(client, pool)
         for deployment in deployments(sites):
             _make_deployment(client, deployment)
+
+
+def limit_campaigns(client: SyncPrefectClient, n: int) -> None:
+    """Let so many campaign runs take place at one time; further ones wait in the pool."""
+    client.update_work_pool(COORDINATOR_POOL, WorkPoolUpdate(concurrency_limit=n))
 
 
 def _make_pool(client: SyncPrefectClient, pool: Pool) -> None:
