@@ -8,11 +8,12 @@ to know of a site is in the store.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, Worker, WorkerStatus
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled
 
 from flows.registration import api, site_pool
@@ -80,7 +81,9 @@ def _presence(client: SyncPrefectClient, site: str) -> Presence:
 def _last_heard(client: SyncPrefectClient, site: str) -> Worker | None:
     try:
         workers = client.read_workers_for_work_pool(site_pool(site))
-    except ObjectNotFound:
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != HTTPStatus.NOT_FOUND:
+            raise
         return None
     heard = {w.last_heartbeat_time: w for w in workers if w.last_heartbeat_time is not None}
     return heard[max(heard)] if heard else None
