@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from gateway_stack import GatewayStack
 
 from flows import local_stack
 from flows.local_stack import Stack
-from flows.processes import ended_with_this_process, stop
-from flows.servers import S3Access, start_mlflow, start_seaweed
+from flows.processes import ended_with_this_process, free_port, stop
+from flows.servers import S3Access, start_mlflow, start_prefect, start_seaweed
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +51,16 @@ def stack(new_home: Callable[[], Path]) -> Iterator[Stack]:
     with ended_with_this_process():
         yield local_stack.start(home)
         local_stack.stop(home)
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory, seaweed: S3Access) -> Iterator[GatewayStack]:
+    """A gateway in front of the S3 server and a Prefect server, with two enrolled sites."""
+    folder = tmp_path_factory.mktemp("gateway")
+    with ended_with_this_process():
+        prefect = start_prefect(folder / "prefect")
+        stack = GatewayStack(folder, seaweed, prefect)
+        server = stack.start(free_port())
+        yield stack
+        stop(server)
+        stop(prefect)
