@@ -1,0 +1,111 @@
+"""A site's host that is gone: its session does not stay Running, and comes back with it."""
+
+import os
+import signal
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from worker_stack import Stack, Worker, is_alive, wait_for
+
+from flows import dispatch
+from flows.processes import ended_with_this_process, stop
+from flows.servers import start_prefect
+from flows.sessions import SessionWatch
+
+pytestmark = pytest.mark.slow
+CHOICES = {"allowed": {"site-session": "session_flows.hold"}}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("lost")
+    with ended_with_this_process(), pytest.MonkeyPatch.context() as patch:
+        # The lease is two of the worker's own intervals.
+        patch.setenv("PREFECT_WORKER_HEARTBEAT_SECONDS", "2")
+        server = start_prefect(folder / "server")
+        made = Stack(folder, server)
+        try:
+            with temporary_settings({PREFECT_API_URL: f"{server.url}/api"}):
+                dispatch.register(sites=("north", "south", "east"))
+                yield made
+        finally:
+            made.close()
+            stop(server)
+
+
+def kill_host(worker: Worker) -> None:
+    """What a power cut does: worker and child are gone, nobody reports anything."""
+    os.killpg(worker.process.pid, signal.SIGKILL)
+    worker.process.wait()
+
+
+def test_session_of_a_host_that_is_gone_is_closed_and_waits_for_the_worker_to_come_back(stack):
+    first = stack.start_worker("site-north", **CHOICES)
+    watch = SessionWatch("gone", sites=("north",), run="r1")
+    watch()
+    lost = dispatch.session_runs("gone")["north"].run_id
+    wait_for(lambda: dispatch.run_state(lost).state_type == "RUNNING", what="the session runs")
+    assert watch() == {"north": "session runs"}
+
+    kill_host(first)
+    seen: list[dict[str, str]] = []
+
+    def is_closed() -> bool:
+        seen.append(watch())
+        return dispatch.run_state(lost).is_final
+
+    wait_for(is_closed, what="the session is closed")
+    waiting = dispatch.session_runs("gone")["north"]
+    stack.start_worker("site-north", **CHOICES)
+
+    assert {"north": "worker away"} in seen
+    assert dispatch.run_state(lost).state_type == "CRASHED"
+    assert dispatch.run_state(lost).message == "worker lost"
+    assert (waiting.state_type, waiting.attempts) == ("SCHEDULED", 2)
+    wait_for(
+        lambda: dispatch.run_state(waiting.run_id).state_type == "RUNNING",
+        what="the worker that is back takes the session",
+    )
+
+
+def test_zombie_of_another_campaign_does_not_keep_the_place_of_its_site(stack):
+    worker = stack.start_worker("site-south", **CHOICES)
+    SessionWatch("forgotten", sites=("south",), run="r1")()
+    zombie = dispatch.session_runs("forgotten")["south"].run_id
+    wait_for(lambda: dispatch.run_state(zombie).state_type == "RUNNING", what="the session runs")
+    kill_host(worker)
+
+    watch = SessionWatch("next", sites=("south",), run="r2")
+    wait_for(lambda: watch() and dispatch.run_state(zombie).is_final, what="the zombie is closed")
+    stack.start_worker("site-south", **CHOICES)
+
+    own = dispatch.session_runs("next")["south"].run_id
+    wait_for(lambda: dispatch.run_state(own).state_type == "RUNNING", what="the next one runs")
+
+
+def test_session_whose_worker_lives_is_left_alone_however_long_it_trains(stack):
+    worker = stack.start_worker("site-east", **CHOICES)
+    watch = SessionWatch("long", sites=("east",), run="r1")
+    watch()
+    run_id = dispatch.session_runs("long")["east"].run_id
+    wait_for(lambda: dispatch.run_state(run_id).state_type == "RUNNING", what="the session runs")
+    beats = heartbeats(stack, 6)
+
+    # Three leases long, by the worker's own heartbeat.
+    while next(beats, None) is not None:
+        assert watch() == {"east": "session runs"}
+
+    assert dispatch.run_state(run_id).state_type == "RUNNING"
+    assert is_alive(worker.process.pid)
+    assert stack.client.read_flow_run(UUID(run_id)).run_count == 1
+
+
+def heartbeats(stack: Stack, count: int) -> Iterator[object]:
+    """Yield at every look until so many heartbeats of the worker were seen."""
+    seen: set[object] = set()
+    while len(seen) <= count:
+        (worker,) = stack.client.read_workers_for_work_pool("site-east")
+        seen.add(worker.last_heartbeat_time)
+        yield worker
