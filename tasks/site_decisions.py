@@ -132,6 +132,16 @@ def approve_round(home: SiteHome, campaign: KnownCampaign, round_number: int) ->
     """Approve what a round holds ready, and no other bytes.
 
     Raises:
+        CampaignError: As ``require_held``.
+    """
+    manifest = require_held(home, campaign, round_number)
+    return _decide(home, "approve", Ask(campaign.digest, round_number, manifest))
+
+
+def require_held(home: SiteHome, campaign: KnownCampaign, round_number: int) -> str:
+    """Check that a round waits for the operator's word, and return its manifest's SHA-256.
+
+    Raises:
         CampaignError: Nothing of that round is held, or its deadline has passed.
     """
     prefix = keys.exchange(site_policy(home).dataset, campaign.digest, round_number)
@@ -139,8 +149,9 @@ def approve_round(home: SiteHome, campaign: KnownCampaign, round_number: int) ->
     held, manifest = record.notes.get("held"), record.files.get(keys.MANIFEST)
     what = f"round {round_number} of {campaign.name}"
     if record.progress != "held" or held is None or manifest is None:
+        found = record.progress if record.plan_sha256 else "not in the outbox"
         raise CampaignError(
-            f"{what} is not held, it is {record.progress}; there is nothing to approve",
+            f"{what} is {found}, and only what is held can be approved",
             hint="`fedloom site outbox` shows what is held",
         )
     if held.until is not None and datetime.now(UTC) >= held.until:
@@ -148,7 +159,7 @@ def approve_round(home: SiteHome, campaign: KnownCampaign, round_number: int) ->
             f"{what} could be approved until {held.until.isoformat()}, and that is past; nothing "
             "of it leaves, and it stays charged"
         )
-    return _decide(home, "approve", Ask(campaign.digest, round_number, manifest))
+    return manifest
 
 
 def _decide(home: SiteHome, kind: Kind, ask: Ask) -> SiteDecision:

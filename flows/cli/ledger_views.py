@@ -10,6 +10,7 @@ from rich.table import Table
 
 from fl_core.errors import CampaignError, LedgerCorrupt
 from flows.local_sites import made_sites, site_home
+from tasks.event_words import event_text
 from tasks.site_config import SiteHome, open_site, read_site_config
 
 if TYPE_CHECKING:
@@ -158,20 +159,3 @@ def recovery_text(entry: dict[str, Any]) -> str:
         f"round {charge['round']} of {charge['campaign_digest'][:8]}: {event_text(charge['event'])}"
         for charge in entry["charges"]
     )
-
-
-def event_text(event: dict[str, Any] | None) -> str:
-    """Return an event in words, such as ``8 x (gaussian 0.8 at rate 0.1)``."""
-    if event is None:
-        return ""
-    match event["kind"]:
-        case "gaussian":
-            return f"gaussian {event['noise_multiplier']:g}"
-        case "poisson":
-            return f"{event_text(event['event'])} at rate {event['sampling_rate']:g}"
-        case "self_composed":
-            return f"{event['count']} x ({event_text(event['event'])})"
-        case "composed":
-            return " + ".join(event_text(each) for each in event["events"])
-        case kind:
-            return str(kind).replace("_", " ")

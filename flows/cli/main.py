@@ -13,6 +13,7 @@ from fl_core.errors import FedloomError
 from flows.cli import (
     audit,
     campaigns,
+    decisions,
     demo,
     deployment,
     doctor,
@@ -70,6 +71,11 @@ site_app = typer.Typer(no_args_is_help=True, help="What a site's operator runs a
 site_app.command("init")(sites.site_init)
 site_app.command("start")(sites.site_start)
 site_app.command("approve")(sites.site_approve)
+site_app.command("outbox")(decisions.site_outbox)
+site_app.command("pause")(decisions.site_pause)
+site_app.command("resume")(decisions.site_resume)
+site_app.command("refuse")(decisions.site_refuse)
+site_app.command("leave")(decisions.site_leave)
 site_app.command("witness")(sites.site_witness)
 site_app.command("enrolment")(roster.site_enrolment)
 site_app.command("rotate")(roster.site_rotate)

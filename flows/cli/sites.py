@@ -246,8 +246,14 @@ def site_approve(
     home: SiteHomeOption = Path("site"),
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json_output: JsonOption = False,
+    round_number: Annotated[
+        int | None, typer.Option("--round", min=1, help="Let go what this round holds ready.")
+    ] = None,
 ) -> None:
     """Pin a campaign in the site's policy, after showing what it asks of the site.
+
+    With `--round N`, where the policy says `hold = true`: show exactly what round N would send,
+    and let it leave.
 
     Example: `fedloom site approve my-first --home /srv/fedloom`
     """
@@ -257,6 +263,7 @@ def site_approve(
     from fl_core.privacy.forecast import schedule
     from fl_core.privacy.policy import approve
     from fl_core.rounds.plan import read_assembly
+    from flows.cli.decisions import approve_round
     from flows.cli.views import schedule_table
     from tasks.settings import open_store
     from tasks.site_check import require_rows_fit
@@ -264,6 +271,9 @@ def site_approve(
 
     own = SiteHome(home.resolve())
     config = read_site_config(own)
+    if round_number is not None:
+        approve_round(own, campaign, round_number, yes=yes, json_output=json_output)
+        return
     path = Path(campaign)
     asked = (
         read_campaign(path)
