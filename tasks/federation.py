@@ -2,9 +2,11 @@
 
 The ledger itself lies in the campaigns' store, where the sites read it. What may be spent, and the
 key that signs, stay here: whoever holds both could spend, so the folder belongs to the coordinator
-alone. Campaigns whose noise the sites add need none of it.
+alone. So do copies of the entries: a store that was set back to an older backup gets them back
+before anything is charged on it. Campaigns whose noise the sites add need none of it.
 """
 
+import logging
 import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fl_core.artifacts.local import LocalStore
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.campaign.complaints import complaint_of
@@ -26,6 +29,7 @@ from fl_core.privacy.federation import (
     open_federation,
     require_federation,
 )
+from fl_core.privacy.federation_witness import put_back, witness_federation
 from fl_core.rounds.central_release import NO_FEDERATION, Coordinator
 from fl_core.updates.signing import (
     fingerprint,
@@ -35,6 +39,8 @@ from fl_core.updates.signing import (
     write_key,
 )
 from tasks.settings import Settings
+
+log = logging.getLogger(__name__)
 
 LIMITS = """\
 # What all campaigns of this store together may spend of a whole site's privacy, where the
@@ -62,6 +68,11 @@ class FederationHome:
         """The private key, mode 0600."""
         return self.root / "federation.pem"
 
+    @property
+    def copies(self) -> LocalStore:
+        """Copies of the ledger's entries; they outlive an older backup of the store."""
+        return LocalStore(self.root / "copies")
+
 
 def make_federation(
     home: FederationHome, *, limits: FederationLimits, store: ObjectStore
@@ -74,6 +85,7 @@ def make_federation(
         CampaignError: The folder holds limits for a ledger that is there already.
         PolicyRefused: The store has a ledger of another key; a second would forget what is spent.
     """
+    put_back(store, home.copies)
     found = identity(store)
     if found is not None and not (home.key.exists() and _is_own(home, found.public_key)):
         raise PolicyRefused(
@@ -146,7 +158,7 @@ def federation_document(settings: Settings, store: ObjectStore) -> dict[str, Any
         PolicyRefused: This process keeps no ledger of the federation.
         LedgerCorrupt: The ledger does not hold.
     """
-    federation = _opened(settings, store)
+    federation = _kept(settings, store)
     if federation is None:
         raise CampaignError(
             "FEDLOOM_FEDERATION is not set, so this process keeps no ledger of the federation",
@@ -171,10 +183,11 @@ def open_coordinator(assembly: Assembly, settings: Settings, store: ObjectStore)
         CampaignError: The folder's limits or key cannot be read.
         PolicyRefused: The campaign's noise is the coordinator's, and this process has no ledger of
             the federation to charge, or one whose delta is smaller than the campaign's.
+        LedgerCorrupt: The ledger in the store is not the one that this coordinator has copies of.
     """
     if assembly.central_noise is None:
         return NO_FEDERATION
-    return Coordinator(require_federation(_opened(settings, store), assembly.campaign))
+    return Coordinator(require_federation(_kept(settings, store), assembly.campaign))
 
 
 def known_federation(
@@ -185,6 +198,20 @@ def known_federation(
     None where the sites add the noise, or where this process was given no ledger.
     """
     return None if assembly.central_noise is None else _opened(settings, store)
+
+
+def _kept(settings: Settings, store: ObjectStore) -> Federation | None:
+    """Open the ledger once its copies agree: what an older store lost comes back first."""
+    if settings.federation is None:
+        return None
+    copies = FederationHome(settings.federation).copies
+    returned = put_back(store, copies)
+    if returned:
+        log.warning("the store was set back; its ledger got entries back n=%d", returned)
+    federation = _opened(settings, store)
+    # A reserve is copied before its release is drawn, because each step opens the ledger anew.
+    witness_federation(store, copies)
+    return federation
 
 
 def _opened(settings: Settings, store: ObjectStore) -> Federation | None:

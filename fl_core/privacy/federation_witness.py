@@ -4,7 +4,8 @@ A coordinator whose store was set back to an older copy would forget what whole 
 (SOUNDNESS, rule 14). So before a site trains under noise that the coordinator adds, it compares the
 ledger with its own copy: the key is the one it saw first, the last entry it holds is still there,
 byte by byte, and whatever follows continues it. Because entries are chained by hash, that one entry
-stands for all before it.
+stands for all before it. The coordinator keeps such copies too, beside its key, so that an older
+backup of the store gets back what it lost.
 """
 
 from fl_core.artifacts import keys
@@ -56,6 +57,37 @@ def witness_federation(store: ObjectStore, own: ObjectStore) -> int:
     if seq == 0:
         raise LedgerCorrupt("the federation's ledger has no first entry", hint=_REMEDY)
     return seq
+
+
+def put_back(store: ObjectStore, own: ObjectStore) -> int:
+    """Bring back what a store lost of the federation's ledger, from the coordinator's own copies.
+
+    A store that was set back to an older backup has forgotten what whole sites have spent; the
+    entries are signed, so copies of them are as good as they were. A ledger that was written on
+    meanwhile is left as it is, and ``witness_federation`` refuses it.
+
+    Args:
+        store: The campaigns' store.
+        own: Copies that ``witness_federation`` made, on another disk than the store's.
+
+    Returns:
+        How many entries came back.
+    """
+    pinned, held = _pinned(own), len(own.list(keys.LEDGER))
+    if pinned is None or write_document(store, keys.FEDERATION_IDENTITY, pinned) != pinned:
+        return 0
+    ledger, lacking = Below(store, keys.FEDERATION), list[int]()
+    # From the end, because a ledger that has the last entry has all of them.
+    for seq in range(held, 0, -1):
+        theirs = _entry(ledger, seq)
+        if theirs is not None:
+            if theirs != own.get(keys.ledger_entry(seq)):
+                return 0
+            break
+        lacking.append(seq)
+    for seq in reversed(lacking):
+        ledger.put_once(keys.ledger_entry(seq), own.get(keys.ledger_entry(seq)))
+    return len(lacking)
 
 
 def _pinned(own: ObjectStore) -> FederationIdentity | None:

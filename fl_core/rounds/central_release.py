@@ -17,7 +17,7 @@ from fl_core.aggregation.aggregator import Aggregate, Member, member_order
 from fl_core.artifacts import keys
 from fl_core.artifacts.store import ObjectStore, bury, exists
 from fl_core.assembly import Assembly, sensitivity_limit
-from fl_core.errors import UnboundedSensitivity, UpdateRejected
+from fl_core.errors import LedgerCorrupt, UnboundedSensitivity, UpdateRejected
 from fl_core.privacy.federation import (
     Federation,
     commit_release,
@@ -75,7 +75,7 @@ def release_centrally(
 
     Raises:
         PolicyRefused: The coordinator keeps no ledger of the federation.
-        LedgerCorrupt: The round's charge is not on it.
+        LedgerCorrupt: The round's charge is not on it, or paid for a release that is gone.
         UpdateRejected: An accepted update is gone, or another one.
         UnboundedSensitivity: The aggregate's sensitivity is above what the noise covers.
     """
@@ -84,8 +84,15 @@ def release_centrally(
         raise ValueError("a campaign without central noise has no central release")
     federation = require_federation(coordinator.federation, campaign)
     reserve = require_reserved(federation, campaign_digest=assembly.digest, round_number=plan.round)
+    # Before the store is asked: a commit follows the release, so its release must be there then.
+    was_drawn = reserve.seq in federation.ledger.chain().endings
     key = keys.release(campaign.id, plan.round)
     if not exists(store, key):
+        if was_drawn:
+            raise LedgerCorrupt(
+                f"the release of round {plan.round} was written once and is not in this store; an "
+                "older store was restored, and nothing is drawn a second time on one charge"
+            )
         try:
             mean = _bounded_mean(assembly, store, plan, collected=collected, noise=noise)
         except UpdateRejected:

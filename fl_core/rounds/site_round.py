@@ -79,14 +79,16 @@ def client_round(
     prefix = exchange_prefix(site, assembly, plan)
     committed = site.outbox.committed(prefix)
     is_new = committed is None
-    if committed is None:
-        why = _stopped(site, assembly, plan, files=None)
-        if why is not None:
-            return why
-        try:
+    try:
+        if committed is None:
+            why = _stopped(site, assembly, plan, files=None)
+            if why is not None:
+                return why
             committed = _make_update(site, work, assembly=assembly, store=store, plan=plan)
-        except _Refusal as refusal:
-            return _decline(site, assembly, store, plan=plan, refusal=refusal)
+        else:
+            _require_same_round(site, assembly, store, plan)
+    except _Refusal as refusal:
+        return _decline(site, assembly, store, plan=plan, refusal=refusal)
     # Twice, because an update that is held is shown at once, not when its time to leave has come.
     why = _stopped(site, assembly, plan, files=committed)
     if why is None:
@@ -181,6 +183,24 @@ def _make_update(
         raise _Refusal("no_update", (), type(error).__name__) from error
     keep_read_out(site, assembly, plan, read_out=trained.read_out)
     return committed
+
+
+def _require_same_round(
+    site: Site, assembly: Assembly, store: ObjectStore, plan: RoundPlan
+) -> None:
+    """Send an update without noise a second time only for the plan that it was made for.
+
+    A coordinator whose store was set back opens a released round anew. Noise of the site's own is
+    in the bytes, so that they cost nothing more; noise of the coordinator's would be drawn a second
+    time over the same update, on one charge (SOUNDNESS, rule 11).
+    """
+    if assembly.central_noise is None:
+        return
+    try:
+        witness_coordinator(site, assembly, store)
+        site.outbox.require_plan(exchange_prefix(site, assembly, plan), document_sha256(plan))
+    except PolicyRefused as error:
+        raise _Refusal("policy", (), str(error)) from error
 
 
 def _require_wanted(site: Site, assembly: Assembly, plan: RoundPlan) -> None:

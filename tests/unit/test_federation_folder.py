@@ -1,5 +1,6 @@
 """The coordinator's folder for the federation's ledger: made once, read at every start."""
 
+import shutil
 import stat
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from fl_core.artifacts import keys
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.assembly import assemble
-from fl_core.errors import CampaignError, PolicyRefused
+from fl_core.errors import CampaignError, LedgerCorrupt, PolicyRefused
 from fl_core.privacy.federation import FederationLimits, charge_release
 from fl_core.privacy.forecast import with_noise
 from fl_core.updates.records import GaussianEvent
@@ -21,6 +22,7 @@ from tasks.federation import (
     read_limits,
 )
 from tasks.settings import Settings
+from tests.snapshots import copy_of
 from tests.worlds import campaign_of
 
 LIMITS = FederationLimits(epsilon=12.5, delta=1e-3)
@@ -106,6 +108,57 @@ def test_changed_limits_count_from_the_next_start(home, store):
     federation = open_coordinator(central(), settings_of(home), store).federation
 
     assert federation.policy.epsilon == 3.0
+
+
+def charged(home, store, number):
+    """Charge one round as the coordinator does, which opens its ledger at every step."""
+    for _ in ("charge", "release"):
+        federation = open_coordinator(central(), settings_of(home), store).federation
+        charge_release(
+            federation,
+            campaign_digest="c" * 64,
+            round_number=number,
+            plan_sha256="a" * 64,
+            event=GaussianEvent(noise_multiplier=1.5),
+        )
+    return federation
+
+
+def test_older_store_gets_its_charges_back_when_the_coordinator_opens_it(home, store, caplog):
+    make_federation(home, limits=LIMITS, store=store)
+    older = copy_of(store)
+    charged(home, store, 1)
+    charged(home, store, 2)
+
+    federation = open_coordinator(central(), settings_of(home), older).federation
+
+    assert len(federation.ledger.events()) == 2
+    assert "got entries back n=2" in caplog.text
+
+
+def test_store_without_a_ledger_gets_the_old_one_back_instead_of_a_new_one(home, store):
+    make_federation(home, limits=LIMITS, store=store)
+    charged(home, store, 1)
+    empty = MemoryStore()
+
+    with pytest.raises(CampaignError, match="made already"):
+        make_federation(home, limits=LIMITS, store=empty)
+
+    assert [empty.get(key) for key in empty.list(keys.FEDERATION)] == [
+        store.get(key) for key in store.list(keys.FEDERATION)
+    ]
+
+
+def test_ledger_that_was_written_on_in_an_older_store_is_refused(home, store, tmp_path):
+    make_federation(home, limits=LIMITS, store=store)
+    older = copy_of(store)
+    # The folder was restored as well, to before its first copy, and both went on.
+    shutil.copytree(home.root, tmp_path / "older")
+    charged(home, store, 1)
+    charged(FederationHome(tmp_path / "older"), older, 2)
+
+    with pytest.raises(LedgerCorrupt, match="another one"):
+        open_coordinator(central(), settings_of(home), older)
 
 
 def test_campaign_with_noise_of_the_coordinator_is_refused_without_a_folder(store):
