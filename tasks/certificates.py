@@ -26,6 +26,17 @@ _VALID = timedelta(days=3653)
 # A clock that is an hour behind must still accept a certificate of now.
 _BACKDATED = timedelta(days=1)
 _MAX_PEM_BYTES = 4096
+_SIGNS = x509.KeyUsage(
+    digital_signature=True,
+    key_cert_sign=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 def make_certificate(
@@ -40,6 +51,7 @@ def make_certificate(
         hosts: Names and addresses of a server; empty for a client.
     """
     key = ec.generate_private_key(ec.SECP256R1())
+    public = key.public_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     now = datetime.now(UTC)
     usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
@@ -47,13 +59,19 @@ def make_certificate(
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
-        .public_key(key.public_key())
+        .public_key(public)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _BACKDATED)
         .not_valid_after(now + _VALID)
         # A client that pins a certificate takes it as its own authority.
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        # Python 3.13 asks this of whatever is trusted as an authority (RFC 5280, 4.2.1.3).
+        .add_extension(_SIGNS, critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        # A site's next certificate bears the same name: without the key's own number the one before
+        # it is taken for its issuer, and refused.
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
     )
     if hosts:
         names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
