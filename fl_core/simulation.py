@@ -33,7 +33,8 @@ from fl_core.privacy.witness import WitnessedStore
 from fl_core.rounds.adapters import read_state
 from fl_core.rounds.central_release import Coordinator
 from fl_core.rounds.charging import charge_round
-from fl_core.rounds.collection import close_collection, examine_site
+from fl_core.rounds.closing import close_collection
+from fl_core.rounds.collection import examine_site
 from fl_core.rounds.documents import Outcome, RoundPlan
 from fl_core.rounds.plan import open_campaign, open_round
 from fl_core.rounds.release import release_round, skip_round

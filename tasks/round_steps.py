@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.errors import ServerFailed, StoreUnavailable
-from fl_core.rounds import charging, collection, plan, release
+from fl_core.rounds import charging, closing, collection, plan, release
 from fl_core.rounds.central_release import Coordinator
 from fl_core.rounds.documents import (
     Collected,
@@ -110,7 +110,7 @@ class _Collecting:
         try:
             new = collection.new_answers(assembly, store, round_plan, known=self._answers)
             self._note(new)
-            return collection.close_collection(
+            return closing.close_collection(
                 assembly,
                 store,
                 round_plan,
@@ -190,5 +190,5 @@ def skip_round(campaign_id: str, round_plan: RoundPlan, collected: Collected) ->
     """Close a round that too few sites answered."""
     store = open_store(read_settings())
     assembly = plan.read_assembly(store, campaign_id)
-    reason = collection.quorum_missed(assembly, store, round_plan, collected)
+    reason = closing.quorum_missed(assembly, store, round_plan, collected)
     return release.skip_round(assembly, store, round_plan, reason=reason, now=_now())

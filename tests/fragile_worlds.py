@@ -12,7 +12,8 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.privacy.federation import FederationLimits, open_federation
 from fl_core.rounds.central_release import NO_FEDERATION, Coordinator
 from fl_core.rounds.charging import charge_round
-from fl_core.rounds.collection import close_collection, examine_site
+from fl_core.rounds.closing import close_collection
+from fl_core.rounds.collection import examine_site
 from fl_core.rounds.documents import Outcome
 from fl_core.rounds.plan import open_round
 from fl_core.rounds.release import release_round, skip_round

@@ -3,7 +3,8 @@
 from datetime import datetime
 
 from fl_core.rounds.charging import charge_round
-from fl_core.rounds.collection import close_collection, examine_site
+from fl_core.rounds.closing import close_collection
+from fl_core.rounds.collection import examine_site
 from fl_core.rounds.documents import Collected, Outcome, RoundPlan, SiteAnswer
 from fl_core.rounds.plan import open_round
 from fl_core.rounds.release import release_round, skip_round

@@ -1,24 +1,19 @@
-"""Collection: every site's answer is checked, then the list of accepted names is frozen.
+"""Collection: every answer is checked as it comes; ``rounds.closing`` then freezes the list.
 
 A bad update is recorded and left out; it never ends the round. Nothing here trusts what a site
 says about itself: the payload is hashed and every tensor is looked at before a name is accepted.
 """
 
 import logging
-from collections.abc import Container, Mapping, Sequence
-from datetime import datetime
-from types import MappingProxyType
+from collections.abc import Container
 
 from fl_core.artifacts import keys
-from fl_core.artifacts.documents import document_sha256, read_document, write_document
+from fl_core.artifacts.documents import document_sha256, read_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.campaign.roster import Roster, read_roster
-from fl_core.cohorts.quorum import Closing, Tally, has_quorum, is_closed, shortfall
-from fl_core.cohorts.rules import closing_of, declared_share
 from fl_core.errors import ObjectCorrupt, ObjectMissing, UpdateRejected
-from fl_core.rounds.documents import Collected, QuorumReached, RoundPlan, SiteAnswer
-from fl_core.rounds.plan import declared_sizes
+from fl_core.rounds.documents import Collected, RoundPlan, SiteAnswer
 from fl_core.updates.manifest import Declined, UpdateManifest
 from fl_core.updates.payload import unsalted
 from fl_core.updates.update import Update
@@ -35,8 +30,6 @@ _BYTES_PER_VALUE = 4
 _HEADER_BYTES = 1 << 20
 # A manifest names every tensor; a thousand layers are some 200 kB.
 MAX_DOCUMENT_BYTES = 4 << 20
-
-NOBODY_LOOKED: Mapping[str, str] = MappingProxyType({})
 
 log = logging.getLogger(__name__)
 
@@ -226,94 +219,6 @@ def _require_accepted(manifest: UpdateManifest, plan: RoundPlan, *, collected: C
             f"site {manifest.site!r} round {plan.round}: the manifest is not the accepted one; it "
             "was replaced, so take the right to delete objects from the site",
         )
-
-
-def close_collection(  # noqa: PLR0913  what a round's end is decided from, by name
-    assembly: Assembly,
-    store: ObjectStore,
-    plan: RoundPlan,
-    *,
-    answers: Mapping[str, SiteAnswer],
-    now: datetime,
-    seen: Mapping[str, str] = NOBODY_LOOKED,
-) -> Collected | None:
-    """Freeze the answers once the round's rule says that it goes on; None before that.
-
-    Whoever calls second, also after a crash, gets what was frozen first: later arrivals are
-    ignored for good.
-
-    Args:
-        assembly: The campaign's parts.
-        store: The campaign's store.
-        plan: The round's plan.
-        answers: Of the sites that have answered.
-        now: Time of the caller, UTC.
-        seen: What sessions of sites look like from outside, a few words by site; noted with those
-            that are missing, unless the campaign has a guarantee.
-    """
-    key = keys.collected(assembly.campaign.id, plan.round)
-    try:
-        return read_document(store, key, Collected)
-    except ObjectMissing:
-        pass
-    accepted = [site for site, answer in answers.items() if answer.status == "accepted"]
-    tally, closing = _standing(assembly, store, plan, accepted=accepted, answered=len(answers))
-    is_enough = has_quorum(tally, closing)
-    since_s = _since_quorum(assembly, store, plan, now=now) if is_enough else None
-    if not is_closed(tally, closing, late=now >= plan.deadline, since_quorum_s=since_s):
-        return None
-    # Under a guarantee one code: what became of a session may depend on its site's rows.
-    told = seen if assembly.campaign.privacy.none is not None else NOBODY_LOOKED
-    missing = {
-        site: SiteAnswer(status="missing", reason=told.get(site, "")) for site in plan.cohort
-    }
-    collected = Collected(
-        round=plan.round,
-        answers={site: answers.get(site, missing[site]) for site in plan.cohort},
-        has_quorum=is_enough,
-    )
-    return write_document(store, key, collected)
-
-
-def quorum_missed(
-    assembly: Assembly, store: ObjectStore, plan: RoundPlan, collected: Collected
-) -> str:
-    """Say what a round without a quorum lacks, for people; empty where it has one."""
-    tally, closing = _standing(
-        assembly, store, plan, accepted=collected.accepted, answered=len(collected.answers)
-    )
-    return shortfall(tally, closing)
-
-
-def _standing(
-    assembly: Assembly,
-    store: ObjectStore,
-    plan: RoundPlan,
-    *,
-    accepted: Sequence[str],
-    answered: int,
-) -> tuple[Tally, Closing]:
-    rule, wanted = assembly.campaign.cohort, plan.wanted or len(plan.cohort)
-    share = None
-    if rule.quorum_share is not None:
-        sizes = declared_sizes(read_roster(store, plan.roster_version), plan.cohort)
-        share = declared_share(sizes, accepted=accepted, asked=plan.cohort)
-    tally = Tally(wanted, len(accepted), len(plan.cohort) - answered, share)
-    return tally, closing_of(rule, wanted=wanted, quorum=plan.quorum, grace_s=plan.grace_s)
-
-
-def _since_quorum(
-    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, now: datetime
-) -> float | None:
-    if plan.grace_s is None:
-        return None
-    # Written once, so that the grace time does not begin anew with the next coordinator.
-    key = keys.quorum(assembly.campaign.id, plan.round)
-    try:
-        reached = read_document(store, key, QuorumReached)
-    except ObjectMissing:
-        reached = write_document(store, key, QuorumReached(round=plan.round, at=now))
-    return (now - reached.at).total_seconds()
 
 
 def _declined(assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str) -> SiteAnswer:

@@ -6,13 +6,15 @@ once; a step that finds its document goes on from what is stored, never from wha
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, StringConstraints
 
 from fl_core.artifacts.documents import Document
 from fl_core.campaign.specs import Name, Sha256
 from fl_core.updates.records import Charge
 
 RoundNumber = Annotated[int, Field(ge=1)]
+# A site writes it into its log, so it can be nothing but a version.
+CodeVersion = Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z0-9.+!_-]*$")]
 
 
 class RoundPlan(Document):
@@ -46,7 +48,7 @@ class RoundPlan(Document):
     wanted: Annotated[int, Field(ge=1)] | None = None
     quorum: Annotated[int, Field(ge=1)] | None = None
     grace_s: Annotated[float, Field(ge=0)] | None = None
-    code_version: str
+    code_version: CodeVersion
 
 
 class RoundChoice(Document):

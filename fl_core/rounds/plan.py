@@ -21,6 +21,8 @@ from fl_core.rounds.documents import Collected, Outcome, RoundChoice, RoundPlan
 from fl_core.rounds.upload_time import upload_time
 
 CAMPAIGNS_OWN = RoundChoice()
+NOT_ASKED_AGAIN = frozenset({"budget", "left"})
+"""Reasons to decline that hold for every later round of a campaign."""
 
 
 def open_campaign(store: ObjectStore, campaign: Campaign) -> Assembly:
@@ -195,13 +197,13 @@ def declared_sizes(roster: Roster, sites: Iterable[str]) -> dict[str, int]:
 
 
 def available_sites(assembly: Assembly, store: ObjectStore) -> list[str]:
-    """Return the sites that may be asked: enrolled, and not out of budget in an earlier round."""
+    """Return the sites that may be asked: enrolled, with budget left, and not gone for good."""
     weights = site_weights(assembly.campaign, latest_roster(store))
     spent = {
         site
         for collected in _earlier(store, assembly.campaign.id)
         for site, answer in collected.answers.items()
-        if answer.status == "declined" and answer.reason == "budget"
+        if answer.status == "declined" and answer.reason in NOT_ASKED_AGAIN
     }
     return sorted(site for site in weights if site not in spent)
 

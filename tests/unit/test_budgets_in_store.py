@@ -7,7 +7,8 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.documents import from_bytes, to_bytes
 from fl_core.rounds.budgets import budgets_until, closed_rounds, latest_budgets
 from fl_core.rounds.charging import charge_round
-from fl_core.rounds.collection import close_collection, examine_site
+from fl_core.rounds.closing import close_collection
+from fl_core.rounds.collection import examine_site
 from fl_core.rounds.plan import open_campaign, open_round
 from fl_core.rounds.release import release_round
 from fl_core.rounds.site_round import client_round

@@ -16,11 +16,8 @@ from fl_core.cohorts.rules import draw_cohort
 from fl_core.cohorts.selection import Uniform
 from fl_core.errors import IncompatibleParts
 from fl_core.privacy.forecast import with_noise
-from fl_core.rounds.collection import (
-    close_collection,
-    new_answers,
-    quorum_missed,
-)
+from fl_core.rounds.closing import close_collection, quorum_missed
+from fl_core.rounds.collection import new_answers
 from fl_core.rounds.documents import QuorumReached
 from fl_core.rounds.upload_time import PLAN_CLOCK
 from tests.round_steps import answers_of, collect, finish, plan_of, release, take_part
@@ -359,7 +356,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("sites", [2, 5, 50])
-def test_looking_for_answers_costs_one_request_however_many_sites(sites):
+def test_looking_for_answers_costs_three_requests_however_many_sites(sites):
     names = tuple(f"s{n:02d}" for n in range(sites))
     world = world_of(open_campaign_of(names))
     plan, store = plan_of(world), Counting(world.store)
@@ -368,5 +365,6 @@ def test_looking_for_answers_costs_one_request_however_many_sites(sites):
     frozen = close_collection(world.assembly, store, plan, answers=answers, now=NOW)
 
     assert (answers, frozen) == ({}, None)
-    # One listing for all sites, and one look whether another coordinator has closed the round.
-    assert store.asked == {"list": 1, "get": 1}
+    # One listing for all sites, one of the rosters for those revoked, and one look whether another
+    # coordinator has closed the round.
+    assert store.asked == {"list": 2, "get": 1}

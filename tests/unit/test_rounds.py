@@ -12,7 +12,8 @@ from fl_core.campaign.roster import RosterEntry, enrol
 from fl_core.errors import CampaignError, RoundError
 from fl_core.rounds.adapters import read_state
 from fl_core.rounds.charging import charge_round, read_budgets
-from fl_core.rounds.collection import close_collection, examine_site
+from fl_core.rounds.closing import close_collection
+from fl_core.rounds.collection import examine_site
 from fl_core.rounds.plan import (
     available_sites,
     open_campaign,
