@@ -25,12 +25,14 @@ _PACKAGES: Mapping[str, str] = {
     "peft": "",
     "prefect": "3.8.8",
     "fastapi": "",
+    "sqlalchemy": "",
     "mlflow": "",
     "great-expectations": "",
     "dp-accounting": "",
 }
-# prefect 3.8.8: filter calls answer 422 with fastapi >= 0.151
-_FASTAPI_BELOW = (0, 151)
+# prefect 3.8.8: filter calls answer 422 with fastapi >= 0.151, and its scheduler fails on every pass
+# with sqlalchemy >= 2.1
+_BELOW: Mapping[str, tuple[int, int]] = {"fastapi": (0, 151), "sqlalchemy": (2, 1)}
 _MAX_SKEW_S = 5.0
 _LEAST_FREE_GB = 2.0
 
@@ -72,8 +74,10 @@ def _package(name: str, pin: str) -> Check:
         return Check(name, "warn", "not installed")
     if pin and version != pin:
         return Check(name, "fail", version, f"expected {pin}; `pip install {name}=={pin}`")
-    if name == "fastapi" and _leading_numbers(version) >= _FASTAPI_BELOW:
-        return Check(name, "fail", version, "Prefect needs it; `pip install 'fastapi<0.151'`")
+    bound = _BELOW.get(name)
+    if bound is not None and _leading_numbers(version) >= bound:
+        below = ".".join(map(str, bound))
+        return Check(name, "fail", version, f"Prefect needs it; `pip install '{name}<{below}'`")
     return Check(name, "ok", version)
 
 

@@ -12,7 +12,7 @@ import pytest
 from flows import health
 from flows.processes import free_port
 
-SERVERS = {"prefect": "3.8.8", "fastapi": "0.150.0"}
+SERVERS = {"prefect": "3.8.8", "fastapi": "0.150.0", "sqlalchemy": "2.0.51"}
 
 
 @pytest.fixture
@@ -48,13 +48,16 @@ def server_ahead_by():
         # 0.151.0 is the first whose filter calls answer 422 with prefect 3.8.8 (tried).
         ("fastapi", "0.151.0", "fail"),
         ("fastapi", "1.0.0", "fail"),
+        ("sqlalchemy", "2.0.51", "ok"),
+        # 2.1.9 with prefect 3.8.8: no scheduled run is ever started (tried).
+        ("sqlalchemy", "2.1.9", "fail"),
         ("prefect", "3.8.8", "ok"),
         ("prefect", "3.8.9", "fail"),
         ("peft", "0.21.0", "ok"),
     ],
 )
 def test_package_versions_are_judged(package, version, verdict, monkeypatch):
-    installed = {"prefect": "3.8.8", "fastapi": "0.150.0", package: version}
+    installed = SERVERS | {package: version}
     monkeypatch.setattr(importlib.metadata, "version", lambda name: installed.get(name, "9.9.9"))
 
     checks = {check.name: check for check in health.installation()}
