@@ -30,8 +30,8 @@ _PACKAGES: Mapping[str, str] = {
     "great-expectations": "",
     "dp-accounting": "",
 }
-# prefect 3.8.8: filter calls answer 422 with fastapi >= 0.151, and its scheduler fails on every pass
-# with sqlalchemy >= 2.1
+# prefect 3.8.8: filter calls answer 422 with fastapi >= 0.151, and the scheduler fails on every
+# pass with sqlalchemy >= 2.1
 _BELOW: Mapping[str, tuple[int, int]] = {"fastapi": (0, 151), "sqlalchemy": (2, 1)}
 _MAX_SKEW_S = 5.0
 _LEAST_FREE_GB = 2.0
