@@ -9,9 +9,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -27,7 +26,7 @@ from flows.gateway.bodies import Bodies
 from flows.gateway.hello_door import HelloDoor
 from flows.gateway.identity import Identifier
 from flows.gateway.limits import AtOnce, Buckets, Limits
-from flows.gateway.members import FRESH_S, RosterWatch
+from flows.gateway.members import FRESH_S, Members, RosterWatch
 from flows.gateway.open_rounds import OpenRounds
 from flows.gateway.prefect_door import PrefectAccess, PrefectDoor
 from flows.gateway.record import Line, Record
@@ -36,6 +35,8 @@ from flows.gateway.traffic import Traffic
 from flows.gateway.waiting import Watcher
 
 _ROSTER_S = 2.0
+_AGAIN_S = 1.0
+_UNKNOWN = 401
 _QUERIES = ("key", "prefix")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -95,10 +96,12 @@ def make_app(gateway: Gateway) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         del app
-        async with (
-            prefect,
-            _running(watcher.run(), gateway.roster.follow(_ROSTER_S), _flushing(gateway.record)),
-        ):
+        work = (
+            watcher.run,
+            lambda: gateway.roster.follow(_ROSTER_S),
+            lambda: _flushing(gateway.record),
+        )
+        async with prefect, _running(work):
             yield
 
     return Starlette(
@@ -155,22 +158,27 @@ class Doorkeeper:
             await answer(request.scope, traffic.receive, traffic.send)
 
     async def _identified(self, request: Request, line: Line) -> str:
-        is_write = request.method == "PUT"
+        identify = self._gateway.identifier.identify
         try:
-            members = await self._gateway.roster.fresh(max_age_s=0 if is_write else FRESH_S)
+            visitor = identify(request, await self._members(is_write=request.method == "PUT"))
+        except HTTPException as refused:
+            self._strangers.require(line.address, "refused requests of this address")
+            if refused.status_code != _UNKNOWN:
+                raise
+            # Whoever was enrolled this very moment is in the newest roster only.
+            visitor = identify(request, await self._members(is_write=True))
+        request.state.site = line.site = visitor.site
+        line.by = visitor.by
+        return visitor.site
+
+    async def _members(self, *, is_write: bool) -> Members:
+        try:
+            return await self._gateway.roster.fresh(max_age_s=0 if is_write else FRESH_S)
         except StoreError as error:
             log.warning("roster cannot be read error=%s", error)
             raise HTTPException(
                 503, "the store does not answer; try again", {"Retry-After": "2"}
             ) from error
-        try:
-            visitor = self._gateway.identifier.identify(request, members)
-        except HTTPException:
-            self._strangers.require(line.address, "refused requests of this address")
-            raise
-        request.state.site = line.site = visitor.site
-        line.by = visitor.by
-        return visitor.site
 
 
 async def _nothing_here(request: Request) -> None:
@@ -193,11 +201,20 @@ async def _flushing(record: Record) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _running(*work: Any) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(each) for each in work]
+async def _running(work: Iterable[Callable[[], Awaitable[None]]]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(_for_ever(each)) for each in work]
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await work()
+        except Exception:  # the edge of the process: a gateway without its watcher would be deaf
+            log.exception("work in the background failed, and begins again")
+            await asyncio.sleep(_AGAIN_S)

@@ -22,11 +22,17 @@ PEER = "peer_sha256"
 HEADER_S = 20.0
 KEEP_ALIVE_S = 75
 
-OnRefused = Callable[[str], None]
-
 
 class SiteProtocol(H11Protocol):
-    """One connection of a site."""
+    """One connection of a site.
+
+    Attributes:
+        on_refused: Told of the address and of why a connection ended without a request.
+        header_s: Seconds in which a whole request has to arrive.
+    """
+
+    on_refused: Callable[[str, str], None]
+    header_s = HEADER_S
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Note the certificate and start the clock."""
@@ -37,13 +43,13 @@ class SiteProtocol(H11Protocol):
         # uvicorn copies this into the state of every request of the connection.
         self.app_state = {**self.app_state, PEER: shown}
         self._header_timer: asyncio.TimerHandle | None = None
-        self._expect_header(HEADER_S)
+        self._expect_header()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; a request that has begun stops the clock once its header is whole."""
         super().data_received(data)
         if self._header_timer is None and self._is_idle():
-            self._expect_header(HEADER_S)
+            self._expect_header()
         elif not self._is_idle():
             self._stop_clock()
 
@@ -57,15 +63,24 @@ class SiteProtocol(H11Protocol):
         self._stop_clock()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, or has a longer header than any honest request."""
+        self._tell(msg)
+        super().send_400_response(msg)
+
+    def _tell(self, why: str) -> None:
+        type(self).on_refused(self.client[0] if self.client else "", why)
+
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
-    def _expect_header(self, seconds: float) -> None:
-        self._header_timer = self.loop.call_later(seconds, self._give_up)
+    def _expect_header(self) -> None:
+        self._header_timer = self.loop.call_later(self.header_s, self._give_up)
 
     def _give_up(self) -> None:
         self._header_timer = None
         if self._is_idle() and not self.transport.is_closing():
+            self._tell(f"no whole request in {self.header_s:g} s")
             self.transport.close()
 
     def _stop_clock(self) -> None:
@@ -74,7 +89,17 @@ class SiteProtocol(H11Protocol):
             self._header_timer = None
 
 
-def server_context(certificate: Path, key: Path, *, on_refused: OnRefused) -> ssl.SSLContext:
+def protocol_of(
+    on_refused: Callable[[str, str], None], *, header_s: float = HEADER_S
+) -> type[SiteProtocol]:
+    """Return the protocol of one server, with whom it tells of what never became a request."""
+    told = staticmethod(on_refused)
+    return type("ServedProtocol", (SiteProtocol,), {"on_refused": told, "header_s": header_s})
+
+
+def server_context(
+    certificate: Path, key: Path, *, on_refused: Callable[[str], None]
+) -> ssl.SSLContext:
     """Return the gateway's TLS context, which trusts nobody yet.
 
     Args:
@@ -100,7 +125,7 @@ def trust(context: ssl.SSLContext, certificates: Iterable[str]) -> None:
         context.load_verify_locations(cadata=pem)
 
 
-def _telling(on_refused: OnRefused) -> Any:
+def _telling(on_refused: Callable[[str], None]) -> Any:
     class TellingObject(ssl.SSLObject):
         """A TLS connection that says why it did not come about, to the record and to the client.
 

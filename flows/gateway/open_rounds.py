@@ -80,9 +80,10 @@ class OpenRounds:
         return self._once(("parts", campaign_id), lambda: read_assembly(self._store, campaign_id))
 
     def _once(self, name: tuple[str, ...], read: Callable[[], T]) -> T:
-        if name not in self._known:
-            self._known[name] = read()
+        # Asked from several threads: what one adds another may have pushed out a moment later.
+        found: T | None = self._known.get(name)
+        if found is None:
+            found = self._known[name] = read()
             while len(self._known) > _KEPT:
                 self._known.popitem(last=False)
-        found: T = self._known[name]
         return found

@@ -8,6 +8,7 @@ where a signed token is the only thing that identifies a site.
 
 import ipaddress
 import logging
+import resource
 import ssl
 import threading
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import uvicorn
 from fl_core.artifacts.store import ObjectStore
 from fl_core.errors import CampaignError, ServerFailed
 from flows.gateway.app import Gateway, make_app
-from flows.gateway.connections import KEEP_ALIVE_S, SiteProtocol, server_context, trust
+from flows.gateway.connections import KEEP_ALIVE_S, protocol_of, server_context, trust
 from flows.gateway.files import INVITE
 from flows.gateway.identity import Identifier, Nonces
 from flows.gateway.limits import Limits
@@ -95,6 +96,7 @@ def serve(
         version=version("fedloom"),
         limits=limits or Limits(),
     )
+    _allow_connections()
     threading.Thread(target=_load_parts, daemon=True).start()
     server = uvicorn.Server(_config(gateway, listening, context))
     try:
@@ -111,11 +113,14 @@ def serve(
 def _config(
     gateway: Gateway, listening: Listening, context: ssl.SSLContext | None
 ) -> uvicorn.Config:
+    def on_refused(address: str, why: str) -> None:
+        gateway.record.write(Line(method="", path="", address=address, status=400, detail=why))
+
     return uvicorn.Config(
         make_app(gateway),
         host=listening.host,
         port=listening.port,
-        http=SiteProtocol,
+        http=protocol_of(on_refused),
         ws="none",
         lifespan="on",
         log_level="warning",
@@ -171,6 +176,13 @@ def _urls(invite: Invite, listening: Listening) -> tuple[str, ...]:
 def port_of(url: str) -> int:
     """Return the port of a gateway's address."""
     return urlsplit(url).port or 443
+
+
+def _allow_connections() -> None:
+    """Let this process hold as many connections as it may; the usual 1024 files are soon taken."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(wanted, 4 * MAX_CONNECTIONS)), hard))
 
 
 def _load_parts() -> None:
