@@ -29,7 +29,11 @@ PINNED = {"build": None, "s3": None, "coordinator": "coordinator", "site": "site
 OTHERS = {
     *("POSTGRES_USER", "POSTGRES_PASSWORD", "PGDATA", "PGPASSWORD"),
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"),
-    *("AWS_EC2_METADATA_DISABLED", "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "FEDLOOM_HOME"),
+    *("AWS_EC2_METADATA_DISABLED", "OMP_NUM_THREADS", "HF_HUB_OFFLINE"),
+    # The command line's, and the local stack's.
+    *("FEDLOOM_HOME", "FEDLOOM_POSTGRES_URL"),
+    # prefect-redis 0.3.0, in the coordinator's image only.
+    "PREFECT_REDIS_MESSAGING_URL",
 }
 SECRETS = {
     *("postgres", "prefect_database", "mlflow_database", "prefect_auth", "s3.json"),
