@@ -161,18 +161,22 @@ def admit_change(store: ObjectStore, change: KeyChange, *, is_confirmed: bool = 
     Args:
         store: The campaigns' store.
         change: The request, its signatures checked.
-        is_confirmed: A person has confirmed with the site's operator that the old key is lost.
+        is_confirmed: A person has confirmed with the site's operator that the old key is lost, or
+            that the site comes back after it was revoked.
 
     Raises:
-        CampaignError: The old key did not sign and nobody confirmed; the site is not enrolled, or
-            with another key than the one that signed; or as ``fl_core.campaign.roster.rotate``.
+        CampaignError: The old key did not sign, or was revoked, and nobody confirmed; the site
+            never was enrolled, or with another key than the one that signed; or as
+            ``fl_core.campaign.roster.rotate``.
     """
-    known = latest_roster(store).entry(change.site)
-    if known is None:
+    roster = latest_roster(store)
+    earlier = roster.history(change.site)
+    if not earlier:
         raise CampaignError(
             f"site {change.site!r} is not enrolled, so it has no keys to change",
             hint="enrol it: `fedloom site enrolment` at the site, `fedloom enrol` here",
         )
+    known = roster.entry(change.site) or earlier[-1]
     entry = RosterEntry(
         site=change.site,
         signing_key=change.new_key,
@@ -180,13 +184,14 @@ def admit_change(store: ObjectStore, change: KeyChange, *, is_confirmed: bool = 
         declared_examples=known.declared_examples,
         since=datetime.now(UTC),
     )
-    if not change.is_of_lost_key:
+    if not change.is_of_lost_key and known.revoked is None:
         return rotate(store, entry, old_key=change.old_key)
     if not is_confirmed:
+        why = "its key is lost" if change.is_of_lost_key else "it was revoked"
         raise CampaignError(
-            f"the old key of site {change.site!r} did not sign this: the site says it is lost",
+            f"no key that stands for site {change.site!r} signed this: {why}",
             hint="confirm that and the fingerprint with its operator by voice, then run it again "
-            "with --lost-key",
+            "with --replace",
         )
     return enrol(store, entry, is_confirmed=True)
 

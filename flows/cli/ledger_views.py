@@ -152,7 +152,10 @@ def witness_text(verdict: dict[str, Any]) -> str:
 
 
 def recovery_text(entry: dict[str, Any]) -> str:
-    """Return what a recovery charged, in words; empty for any other entry."""
+    """Return what a recovery charged, or which keys changed; empty for any other entry."""
+    if entry["kind"] == "rotated":
+        lost = "" if entry.get("old_signature") else " (lost)"
+        return f"key {entry['old_key'][:16]}{lost} to {entry['new_key'][:16]}"
     if entry["kind"] != "recovered":
         return ""
     return "; ".join(

@@ -18,19 +18,20 @@ if TYPE_CHECKING:
     from tasks.key_change import KeyChange
 
 SiteHomeOption = Annotated[Path, typer.Option("--home", help="The site's own folder.")]
+ReplaceOption = Annotated[
+    bool,
+    typer.Option(
+        "--replace",
+        help="Its operator confirmed by voice: the site was revoked, or its key is lost.",
+    ),
+]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def enrol(
     file: Annotated[Path, typer.Argument(help="The enrol.json of a site.")],
     home: HomeOption = Path(".fedloom"),
-    replace: Annotated[
-        bool,
-        typer.Option(
-            "--replace",
-            help="Its operator confirmed by voice: the name was revoked, or its key is lost.",
-        ),
-    ] = False,
+    replace: ReplaceOption = False,
     yes: YesOption = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -129,17 +130,14 @@ def revoke(
 def rotate(
     file: Annotated[Path, typer.Argument(help="The rotation.json of a site.")],
     home: HomeOption = Path(".fedloom"),
-    lost_key: Annotated[
-        bool,
-        typer.Option("--lost-key", help="Its operator confirmed by voice that the key is lost."),
-    ] = False,
+    replace: ReplaceOption = False,
     yes: YesOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Admit an enrolled site's next keys; what the old ones signed keeps verifying.
 
     The request is signed by the old key, so nobody else can make one. A site that lost its key
-    cannot sign: confirm that and the fingerprint with its operator, by voice, and say --lost-key.
+    cannot sign: confirm that and the fingerprint with its operator, by voice, and say --replace.
 
     Example: `fedloom rotate rotation.json`
     """
@@ -154,7 +152,7 @@ def rotate(
     use_coordinator(home)
     from tasks.settings import open_store, read_settings
 
-    roster = admit_change(open_store(read_settings()), change, is_confirmed=lost_key)
+    roster = admit_change(open_store(read_settings()), change, is_confirmed=replace)
     console_err.print(
         f"the next keys of {change.site} are in roster {roster.version}; "
         "its operator now runs `fedloom site rotate --finish`",

@@ -217,13 +217,13 @@ def test_lost_key_needs_a_word_of_a_person_and_keeps_what_was_spent(place):
 
     asked = place.at_site("--lost-key")
     refused = fedloom("rotate", place.request, "--yes")
-    admitted = fedloom("rotate", place.request, "--yes", "--lost-key")
+    admitted = fedloom("rotate", place.request, "--yes", "--replace")
     finished = place.at_site("--finish")
     done, answer = place.round(2)
 
     assert asked.error is None
     assert "LOST its signing key" in asked.stderr
-    assert "the site says it is lost" in str(refused.error)
+    assert "its key is lost" in str(refused.error)
     assert (admitted.error, finished.error) == (None, None)
     assert (done, answer.status) == ("uploaded", "accepted")
     assert place.kinds() == ["genesis", "reserve", "commit", "rotated", "reserve", "commit"]
@@ -239,7 +239,7 @@ def test_key_lost_with_a_restored_folder_takes_back_what_witnesses_hold(place):
     place.home.key.unlink()
 
     place.at_site("--lost-key")
-    fedloom("rotate", place.request, "--yes", "--lost-key")
+    fedloom("rotate", place.request, "--yes", "--replace")
     finished = place.at_site("--finish")
     done, answer = place.round(3)
 
@@ -265,6 +265,22 @@ def test_folder_from_before_the_change_is_refused_everywhere(place):
 
     assert isinstance(recovered.error, LedgerCorrupt)
     assert "site rotate --lost-key" in recovered.error.hint
+
+
+def test_revoked_site_comes_back_with_other_keys_and_its_ledger(place):
+    place.round(1)
+    fedloom("revoke", SITE, "--yes", "--reason", "laptop stolen")
+    place.at_site()
+
+    refused = fedloom("rotate", place.request, "--yes")
+    admitted = fedloom("rotate", place.request, "--yes", "--replace")
+    finished = place.at_site("--finish")
+    done, answer = place.round(2)
+
+    assert "it was revoked" in str(refused.error)
+    assert (admitted.error, finished.error) == (None, None)
+    assert (done, answer.status) == ("uploaded", "accepted")
+    assert place.kinds() == ["genesis", "reserve", "commit", "rotated", "reserve", "commit"]
 
 
 def test_revoked_site_is_left_out_of_later_plans_and_listed_with_the_reason(place):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.cli.ledger_views import ledger_table
+from flows.cli.ledger_views import ledger_table, recovery_text
 
 DOCUMENT = {
     "site": "north",
@@ -41,3 +41,19 @@ DOCUMENT = {
 )
 def test_caption_of_a_ledger(changes, caption):
     assert ledger_table(DOCUMENT | changes).caption == caption
+
+
+@pytest.mark.parametrize(
+    ("signature", "said"),
+    [("5" * 128, "key 1111111111111111 to 2222222222222222"), (None, "1111 (lost) to 2222")],
+    ids=["handed over", "lost"],
+)
+def test_change_of_keys_is_shown_with_both_keys_and_whether_one_was_lost(signature, said):
+    entry = {
+        "kind": "rotated",
+        "old_key": "1" * 64,
+        "new_key": "2" * 64,
+        "old_signature": signature,
+    }
+
+    assert said in recovery_text(entry)
