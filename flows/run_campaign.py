@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
@@ -114,16 +115,16 @@ def run_campaign(
     )
     choice = RoundChoice(quorum=quorum or None, grace_s=grace_s or None)
     try:
-        with tags(f"campaign:{frozen}"), _sessions_end(frozen, run):
-            done = _run_rounds(frozen, run, rounds=rounds, choice=choice)
+        with tags(f"campaign:{frozen}"), _sessions_end(frozen, run) as ending:
+            ending.is_over = _run_rounds(frozen, run, rounds=rounds, choice=choice)
     except dispatch.CancelledRun:
         ended: str = dispatch.cancelled(f"cancelled; `fedloom run {frozen}` goes on where it was")
         return ended
-    get_run_logger().info("campaign run ends campaign=%s rounds=%d", frozen, done)
     return frozen
 
 
-def _run_rounds(campaign_id: str, run: str, *, rounds: int, choice: RoundChoice) -> int:
+def _run_rounds(campaign_id: str, run: str, *, rounds: int, choice: RoundChoice) -> bool:
+    """Run rounds, and say whether the campaign has come to its end."""
     for other in dispatch.other_runs(campaign_id, run=run):
         get_run_logger().warning(
             "campaign %s is driven by run %s too; both do the same rounds, each is released once",
@@ -137,35 +138,44 @@ def _run_rounds(campaign_id: str, run: str, *, rounds: int, choice: RoundChoice)
         done += 1
         if outcome.status != "released" or done == rounds:
             break
-    return done
+    get_run_logger().info("campaign run ends campaign=%s rounds=%d", campaign_id, done)
+    return not isinstance(following, int)
+
+
+@dataclass
+class _Ending:
+    """How a run ends: the campaign with it, cancelled by a person, or neither."""
+
+    is_over: bool = False
+    is_cancelled: bool = True
 
 
 @contextlib.contextmanager
-def _sessions_end(campaign_id: str, run: str) -> Iterator[None]:
+def _sessions_end(campaign_id: str, run: str) -> Iterator[_Ending]:
     """End the sites' sessions however the run ends; those of a cancelled run at once."""
-    is_cancelled = True
+    ending = _Ending()
     try:
-        yield
-        is_cancelled = False
+        yield ending
+        ending.is_cancelled = False
     except dispatch.CancelledRun:
         raise
     except Exception:
-        is_cancelled = False
+        ending.is_cancelled = False
         raise
     finally:
         try:
-            _end_sessions(campaign_id, run, is_cancelled=is_cancelled)
+            _end_sessions(campaign_id, run, ending)
         except BaseException:
             # The signal by which a person's cancellation arrives may come right here: once more.
-            _end_sessions(campaign_id, run, is_cancelled=is_cancelled)
+            _end_sessions(campaign_id, run, ending)
             raise
 
 
-def _end_sessions(campaign_id: str, run: str, *, is_cancelled: bool) -> None:
+def _end_sessions(campaign_id: str, run: str, ending: _Ending) -> None:
     runs = [run]
     try:
-        runs = dispatch.runs_to_stop(campaign_id, run=run)
-        if is_cancelled:
+        runs = dispatch.runs_to_stop(campaign_id, run=run, is_over=ending.is_over)
+        if ending.is_cancelled:
             for ended in runs:
                 dispatch.cancel_sessions(campaign_id, run=ended)
     except FedloomError as error:

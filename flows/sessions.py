@@ -185,11 +185,16 @@ def session_runs(campaign_id: str) -> dict[str, SessionState]:
     return found
 
 
-def runs_to_stop(campaign_id: str, *, run: str) -> list[str]:
+def runs_to_stop(campaign_id: str, *, run: str, is_over: bool) -> list[str]:
     """Return the campaign runs whose sessions end with a run: its own, and those that are over.
 
     Another run of the campaign that is under way keeps its sessions: a stop object cannot be taken
-    back, so it would never get one again.
+    back, so it would never get one again. Once the campaign is over nobody needs any.
+
+    Args:
+        campaign_id: The campaign.
+        run: The run that ends.
+        is_over: Whether the campaign has come to its end.
 
     Raises:
         ServerFailed: The API does not answer.
@@ -202,8 +207,9 @@ def runs_to_stop(campaign_id: str, *, run: str) -> list[str]:
             if state_type(flow_run) not in FINAL and (name := flow_run.parameters.get("run"))
         }
         others = [UUID(name) for name in served if name != run and _is_id(name)]
-        under_way = {str(r.id) for r in _by_id(client, others) if state_type(r) not in FINAL}
-    return [run, *sorted(served - under_way - {run})]
+        found = [] if is_over else _by_id(client, others)
+    kept = {str(r.id) for r in found if state_type(r) not in FINAL}
+    return [run, *sorted(served - kept - {run})]
 
 
 def other_runs(campaign_id: str, *, run: str) -> list[str]:

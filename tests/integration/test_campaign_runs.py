@@ -6,14 +6,12 @@ from pathlib import Path
 import pytest
 from campaign_coordinators import Bench, bench_of, wait_for
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from registered_api import registered_api
 
 from fl_core.artifacts import keys
 from fl_core.rounds.adapters import read_state
 from fl_core.rounds.released_delta import read_release
 from flows import dispatch
-from flows.processes import ended_with_this_process, stop
-from flows.servers import start_prefect
 from tests.worlds import campaign_of
 
 pytestmark = pytest.mark.slow
@@ -23,15 +21,8 @@ SITES = ("a", "b", "c")
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncPrefectClient]:
-    with ended_with_this_process():
-        server = start_prefect(tmp_path_factory.mktemp("prefect"))
-        url = f"{server.url}/api"
-        try:
-            with temporary_settings({PREFECT_API_URL: url}), SyncPrefectClient(url) as made:
-                dispatch.register(sites=SITES)
-                yield made
-        finally:
-            stop(server)
+    with registered_api(tmp_path_factory.mktemp("prefect"), sites=SITES) as made:
+        yield made
 
 
 @pytest.fixture

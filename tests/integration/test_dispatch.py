@@ -25,11 +25,11 @@ from prefect.settings import (
     temporary_settings,
 )
 from prefect.states import Cancelling, Completed, Crashed, Pending, Running
+from registered_api import registered_api
 
 from fl_core.errors import ServerFailed
 from flows import dispatch, registration, sessions
-from flows.processes import ended_with_this_process, free_port, stop
-from flows.servers import start_prefect
+from flows.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 SITES = ("north", "south")
@@ -37,15 +37,8 @@ SITES = ("north", "south")
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncPrefectClient]:
-    with ended_with_this_process():
-        server = start_prefect(tmp_path_factory.mktemp("prefect"))
-        url = f"{server.url}/api"
-        try:
-            with temporary_settings({PREFECT_API_URL: url}), SyncPrefectClient(url) as made:
-                dispatch.register(sites=SITES)
-                yield made
-        finally:
-            stop(server)
+    with registered_api(tmp_path_factory.mktemp("prefect"), sites=SITES) as made:
+        yield made
 
 
 def _set(client: SyncPrefectClient, run_id: str, *states: object) -> None:

@@ -1,0 +1,26 @@
+"""A real Prefect server at which a federation is registered."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows import dispatch
+from flows.processes import ended_with_this_process, stop
+from flows.servers import start_prefect
+
+
+@contextlib.contextmanager
+def registered_api(folder: Path, *, sites: Sequence[str]) -> Iterator[SyncPrefectClient]:
+    """Start a server, register these sites, and let this process address it until the end."""
+    with ended_with_this_process():
+        server = start_prefect(folder)
+        url = f"{server.url}/api"
+        try:
+            with temporary_settings({PREFECT_API_URL: url}), SyncPrefectClient(url) as made:
+                dispatch.register(sites=sites)
+                yield made
+        finally:
+            stop(server)
