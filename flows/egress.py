@@ -19,6 +19,7 @@ import socket
 import threading
 import time
 from collections import deque
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
@@ -67,6 +68,7 @@ class Egress:
         self._secret = secrets.token_urlsafe(24)
         self._events: deque[dict[str, Any]] = deque(maxlen=_MAX_EVENTS)
         self._have_events = asyncio.Event()
+        self._kept_at: dict[tuple[str, str, str], float] = {}
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._server = uvicorn.Server(_config(self._app()))
         self._thread = threading.Thread(target=self._serve, name="egress", daemon=True)
@@ -130,15 +132,12 @@ class Egress:
         path, body = str(request.path_params["path"]), await _body(request)
         query = f"?{request.url.query}" if request.url.query else ""
         if body is None:
-            verdict: Passes | Stays = Stays(413, "kept at the site: too long", "too long")
+            verdict: Passes | Stays = Stays(413, "too long", "kept at the site: too long")
         else:
             verdict = judge(request.method, path, body, pool=self._pool)
         if isinstance(verdict, Stays):
-            if verdict.reason:
-                self._record.kept(request.method, f"/api{path}", reason=verdict.reason)
-            if verdict.status == 204:  # noqa: PLR2004  no content, so no body either
-                return Response(status_code=verdict.status)
-            return JSONResponse({"detail": verdict.detail}, verdict.status)
+            self._keep(request.method, f"/api{path}", verdict.reason)
+            return _told(verdict)
         try:
             found = await self._way.send(request.method, f"/api{path}{query}", verdict.body)
         except StoreUnavailable as error:
@@ -167,7 +166,17 @@ class Egress:
             return
         name = event.get("event") if isinstance(event, dict) else None
         shown = "".join(c for c in str(name)[:80] if c.isprintable())
-        self._record.kept("EVENT", shown, reason="event is not of the run in hand")
+        self._keep("EVENT", shown, "not a step or heartbeat of the run in hand")
+
+    def _keep(self, method: str, path: str, reason: str) -> None:
+        # Prefect's client asks some things every few seconds; a line a minute says the same.
+        asked, now = (method, path, reason), time.monotonic()
+        if not reason or now - self._kept_at.get(asked, -_SAY_AGAIN_S) < _SAY_AGAIN_S:
+            return
+        if len(self._kept_at) >= _MAX_EVENTS:
+            self._kept_at.clear()
+        self._kept_at[asked] = now
+        self._record.kept(method, path, reason=reason)
 
     async def _send_events(self) -> None:
         while True:
@@ -263,6 +272,12 @@ class _Way:
         if text != self._said[0] or now - self._said[1] > _SAY_AGAIN_S:
             self._said = (text, now)
             log.warning("%s; %s", text, error.hint)
+
+
+def _told(verdict: Stays) -> Response:
+    if verdict.status == HTTPStatus.NO_CONTENT:
+        return Response(status_code=verdict.status)
+    return JSONResponse([] if verdict.is_list else {"detail": verdict.detail}, verdict.status)
 
 
 async def _body(request: Request) -> bytes | None:

@@ -68,13 +68,15 @@ class Stays:
 
     Attributes:
         status: What Prefect's client is told.
-        detail: Words for it.
         reason: For the record; empty: not worth a line, because it asks for nothing.
+        detail: Words for Prefect's client.
+        is_list: It is told an empty list instead.
     """
 
     status: int
-    detail: str = ""
     reason: str = ""
+    detail: str = ""
+    is_list: bool = False
 
 
 def judge(method: str, path: str, body: bytes, *, pool: str) -> Passes | Stays:
@@ -88,12 +90,13 @@ def judge(method: str, path: str, body: bytes, *, pool: str) -> Passes | Stays:
     """
     if method == "GET" and path == "/csrf-token":
         # These words make Prefect's client stop asking; the gateway speaks to the server itself.
-        return Stays(HTTPStatus.UNPROCESSABLE_ENTITY, "CSRF protection is disabled.")
+        return Stays(HTTPStatus.UNPROCESSABLE_ENTITY, detail="CSRF protection is disabled.")
     if method == "GET" and _is_read(path, pool):
         return Passes()
-    if method == "PATCH" and _RUN.fullmatch(path):
-        # Name, version, policy and labels of a run: the coordinator gave it what it needs.
-        return Stays(HTTPStatus.NO_CONTENT, reason="fields of a run")
+    if method == "PATCH" and (_RUN.fullmatch(path) or path == f"/work_pools/{pool}"):
+        # Name, version, policy and labels of a run, the template of a pool: the coordinator has
+        # given both what they need, and Prefect's client goes on when it is told "done".
+        return Stays(HTTPStatus.NO_CONTENT, reason="fields of a run or pool")
     if method == "POST":
         return _judge_post(path, body, pool)
     return _refused("not on the list of calls")
@@ -107,6 +110,10 @@ def _is_read(path: str, pool: str) -> bool:
 def _judge_post(path: str, body: bytes, pool: str) -> Passes | Stays:
     if path == "/logs/":
         return _refused("log lines stay at the site")
+    if path == "/flow_runs/filter":
+        # The engine asks whether somebody suspends its run; a session knows no suspension, and a
+        # refusal would be a traceback in the site's log at each run.
+        return Stays(HTTPStatus.OK, "lists of runs are not for sites", is_list=True)
     build = {
         f"/work_pools/{pool}/get_scheduled_flow_runs": _poll,
         f"/work_pools/{pool}/workers/heartbeat": _heartbeat,
@@ -123,7 +130,7 @@ def _judge_post(path: str, body: bytes, pool: str) -> Passes | Stays:
 
 
 def _refused(reason: str) -> Stays:
-    return Stays(HTTPStatus.FORBIDDEN, f"kept at the site: {reason}", reason)
+    return Stays(HTTPStatus.FORBIDDEN, reason, f"kept at the site: {reason}")
 
 
 def _object(body: bytes) -> dict[str, Any] | None:

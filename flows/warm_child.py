@@ -143,6 +143,7 @@ def prepare(setup: ChildSetup) -> None:
             logger.error("prefect api logging is on, expected off; start the worker again")
             raise SystemExit(RunEnd.NOT_STARTED)
         drop_state_texts()
+        relate_to_runs_only()
     for target in setup.allowed.values():
         resolve(target)
     if setup.preload is not None:
@@ -224,6 +225,28 @@ def drop_state_texts() -> None:
             original = getattr(engine, name)
             if not hasattr(original, "__wrapped__"):
                 setattr(engine, name, functools.wraps(original)(wrap(original)))
+
+
+def relate_to_runs_only() -> None:
+    """Make Prefect's events name the run that they belong to and nothing else.
+
+    For each it would otherwise ask the API about flow, deployment, queue and pool: four calls out
+    of the site for what the coordinator knows.
+    """
+    import prefect.events.worker
+    from prefect.context import FlowRunContext
+    from prefect.events.related import object_as_related_resource
+
+    async def own_run(client: object, exclude: set[str] | None = None) -> list[Any]:
+        del client
+        context = FlowRunContext.get()
+        if context is None or context.flow_run is None:
+            return []
+        found = object_as_related_resource("flow-run", "flow-run", context.flow_run)
+        return [] if found.id in (exclude or set()) else [found]
+
+    events: Any = prefect.events.worker
+    events.related_resources_from_run_context = own_run
 
 
 def _without_text(send: Callable[..., Any]) -> Callable[..., Any]:

@@ -81,6 +81,8 @@ def open_way_out(door: SiteDoor, *, pool: str) -> Iterator[WayOut]:
     record.set_aside()
     with Egress(door, pool=pool, record=record) as egress:
         os.environ["PREFECT_API_URL"] = egress.url
+        # Prefect logs addresses of its pages; without this they would show the egress' secret.
+        os.environ["PREFECT_UI_URL"] = door.access.url
         yield WayOut(door, egress, record)
 
 
