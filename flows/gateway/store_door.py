@@ -117,7 +117,15 @@ class StoreDoor:
         if not all(is_readable(key, site=site) for key in wanted):
             raise _not_yours()
         seconds = _seconds(request.query_params.get("seconds", "20"))
-        return JSONResponse(await self._parts.watcher.wait(wanted, seconds=seconds))
+        waiting = asyncio.create_task(self._parts.watcher.wait(wanted, seconds=seconds))
+        gone = asyncio.create_task(_gone(request))
+        try:
+            # Whoever has gone away would otherwise keep one of the site's places.
+            await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+            return JSONResponse(waiting.result() if waiting.done() else [])
+        finally:
+            waiting.cancel()
+            gone.cancel()
 
     async def _limit(self, key: str, kind: Kind, site: str, *, is_counted: bool = True) -> int:
         of = round_of_update(key)
@@ -134,6 +142,12 @@ class StoreDoor:
         except StoreError as error:
             raise _unavailable(error) from error
         return payload if kind == "payload" else MAX_DOCUMENT_BYTES
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 _LONGEST: dict[Kind, int] = {
