@@ -96,9 +96,11 @@ def _sites(status: RoundStatus) -> str:
         if answer.status != "accepted"
     ]
     accepted = len(status.answers) - len(others)
-    return "; ".join([f"{accepted} of {len(status.answers)} accepted", *others])
+    why = [] if status.outcome is None or not status.outcome.reason else [status.outcome.reason]
+    return "; ".join([*why, f"{accepted} of {len(status.answers)} accepted", *others])
 
 
 def _answer(answer: SiteAnswer) -> str:
-    rules = f" ({', '.join(answer.rules)})" if answer.rules else ""
+    named = [*answer.rules, *([] if answer.error is None else [answer.error])]
+    rules = f" ({', '.join(named)})" if named else ""
     return f"{answer.status} {answer.reason}{rules}".rstrip()

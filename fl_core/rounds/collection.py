@@ -228,10 +228,12 @@ def _declined(assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: 
     key = keys.declined(assembly.campaign.id, plan.round, site)
     try:
         declined = read_document(store, key, Declined, max_bytes=MAX_DOCUMENT_BYTES)
-    except ObjectCorrupt as error:
-        raise UpdateRejected("payload", f"site {site!r} round {plan.round}: {error}") from error
+    except ObjectCorrupt as corrupt:
+        raise UpdateRejected("payload", f"site {site!r} round {plan.round}: {corrupt}") from corrupt
     verify_declined(declined, expected)
-    return SiteAnswer(status="declined", reason=declined.reason, rules=declined.rules)
+    # Under a guarantee the one code is all: what failed may depend on a row (SOUNDNESS, rule 18).
+    error = None if assembly.campaign.privacy.none is None else declined.error
+    return SiteAnswer(status="declined", reason=declined.reason, rules=declined.rules, error=error)
 
 
 def _size(shape: tuple[int, ...]) -> int:

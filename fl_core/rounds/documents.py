@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, Field, StringConstraints
 
 from fl_core.artifacts.documents import Document
 from fl_core.campaign.specs import Name, Sha256
+from fl_core.updates.manifest import ErrorClass
 from fl_core.updates.records import Charge
 
 RoundNumber = Annotated[int, Field(ge=1)]
@@ -88,6 +89,7 @@ class SiteAnswer(Document):
         reason: Rejection reason, or the site's reason to decline; of a missing site what its
             session looked like from outside, if anybody looked.
         rules: Names of broken gate rules or policy fields.
+        error: Class of what went wrong at the site, never its text; under NoPrivacy only.
         manifest_sha256: Hash of the signed manifest of an accepted update.
         payload_bytes: Bytes of its payload.
     """
@@ -95,6 +97,7 @@ class SiteAnswer(Document):
     status: Literal["accepted", "rejected", "declined", "missing"]
     reason: str = ""
     rules: tuple[str, ...] = ()
+    error: ErrorClass | None = None
     manifest_sha256: Sha256 | None = None
     payload_bytes: int = 0
 

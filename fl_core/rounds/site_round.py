@@ -134,9 +134,11 @@ def require_own_plan(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
 
 
 class _Refusal(Exception):
-    def __init__(self, reason: DeclineReason, rules: tuple[str, ...], detail: str) -> None:
+    def __init__(
+        self, reason: DeclineReason, rules: tuple[str, ...], detail: str, error: str | None = None
+    ) -> None:
         super().__init__(detail)
-        self.reason, self.rules, self.detail = reason, rules, detail
+        self.reason, self.rules, self.detail, self.error = reason, rules, detail, error
 
 
 def _make_update(
@@ -180,7 +182,8 @@ def _make_update(
         # Whatever it was, outwardly it is one code: under DP a failure may depend on a row.
         log.exception("training failed round=%d", plan.round)
         _note_failure(site, prefix, type(error).__name__)
-        raise _Refusal("no_update", (), type(error).__name__) from error
+        name = type(error).__name__
+        raise _Refusal("no_update", (), name, error=name) from error
     keep_read_out(site, assembly, plan, read_out=trained.read_out)
     return committed
 
@@ -267,6 +270,8 @@ def _decline(
         site=site.name,
         reason=refusal.reason,
         rules=refusal.rules,
+        # Under a guarantee the one code is all that leaves, whatever failed.
+        error=None if assembly.campaign.privacy.none is None else refusal.error,
     )
     # Whatever the reason: how long it took to read and judge the rows tells how many there are.
     _await_upload(site, plan)
@@ -281,6 +286,14 @@ def _decline(
 def decline_round(
     site: Site, *, assembly: Assembly, store: ObjectStore, plan: RoundPlan, detail: str
 ) -> SiteOutcome:
-    """Tell the coordinator ``no_update``, the one code for whatever cannot be mended in time."""
-    refusal = _Refusal("no_update", (), detail)
+    """Tell the coordinator ``no_update``, the one code for whatever cannot be mended in time.
+
+    Args:
+        site: The site.
+        assembly: The campaign's parts.
+        store: The campaign's store.
+        plan: The round's plan.
+        detail: Class of the error; it leaves under NoPrivacy only.
+    """
+    refusal = _Refusal("no_update", (), detail, error=detail)
     return _decline(site, assembly, store, plan=plan, refusal=refusal)

@@ -6,7 +6,7 @@ nothing anywhere else. It is uploaded last: its presence means that the update i
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from fl_core.artifacts.documents import Document
 from fl_core.campaign.specs import Name, Sha256
@@ -53,6 +53,7 @@ class UpdateManifest(Document):
     signature: Signature = ""
 
 
+ErrorClass = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,79}$")]
 DeclineReason = Literal["gate", "budget", "policy", "left", "no_update"]
 """``left`` is a farewell: the site takes part in no later round of the campaign."""
 
@@ -66,6 +67,7 @@ class Declined(Document):
     Attributes:
         reason: Why.
         rules: Names of broken gate rules or of the policy's fields; never values.
+        error: Class of what went wrong, never its text; under NoPrivacy only.
     """
 
     campaign_digest: Sha256
@@ -73,4 +75,5 @@ class Declined(Document):
     site: Name
     reason: DeclineReason
     rules: RuleNames = ()
+    error: ErrorClass | None = None
     signature: Signature = ""

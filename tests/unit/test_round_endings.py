@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fl_core.artifacts import keys
+from fl_core.artifacts.documents import to_bytes
 from fl_core.errors import (
     IncompatibleParts,
     LedgerCorrupt,
@@ -13,9 +14,12 @@ from fl_core.errors import (
 )
 from fl_core.privacy.forecast import with_noise
 from fl_core.rounds.charging import charge_round
+from fl_core.rounds.collection import examine_site
 from fl_core.rounds.plan import read_outcome
 from fl_core.rounds.release import failed_if_hopeless, release_round
 from fl_core.rounds.status import next_round
+from fl_core.updates.manifest import Declined
+from fl_core.updates.signing import sign
 from tests.round_steps import collect, finish, plan_of, take_part
 from tests.worlds import AFTER_DEADLINE, NO_PRIVACY, NOW, campaign_of, world_of
 
@@ -155,3 +159,40 @@ def test_rule_that_cannot_combine_what_came_fails_the_round():
     reason = read_outcome(world.store, "tiny", 1).reason
     assert reason == "incompatible_parts: 3 updates came and the rule needs 5"
     assert next_round(world.assembly, world.store) == 2
+
+
+@pytest.mark.parametrize(
+    ("privacy", "expected"),
+    [({"privacy": NO_PRIVACY}, "ZeroDivisionError"), ({}, None)],
+    ids=["no guarantee", "record"],
+)
+def test_record_of_a_round_holds_a_sites_error_class_but_under_dp_one_code(privacy, expected):
+    world = world_of(campaign_of(**privacy))
+    world.works["c"].fails_with = ZeroDivisionError("weight of Mrs Miller is 0")
+    for site in "abc":
+        take_part(world, site)
+
+    answer = collect(world).answers["c"]
+
+    sent = world.store.get(keys.declined("tiny", 1, "c"))
+    assert (answer.status, answer.reason, answer.error) == ("declined", "no_update", expected)
+    assert b"Miller" not in sent
+    assert (b"ZeroDivisionError" in sent) == (expected is not None)
+
+
+def test_error_class_that_a_site_states_under_a_guarantee_is_not_recorded():
+    world = world_of(campaign_of())
+    plan = plan_of(world)
+    declined = Declined(
+        campaign_digest=plan.campaign_digest,
+        round=1,
+        site="c",
+        reason="no_update",
+        error="RowOfMrsMillerIsThere",
+    )
+    signed = sign(declined, world.sites["c"].key)
+    world.store.put_once(keys.declined("tiny", 1, "c"), to_bytes(signed))
+
+    answer = examine_site(world.assembly, world.store, plan, site="c")
+
+    assert (answer.reason, answer.error) == ("no_update", None)
