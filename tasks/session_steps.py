@@ -17,7 +17,7 @@ from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.campaign.specs import Name
 from fl_core.errors import ObjectMissing, PolicyRefused, StoreUnavailable
-from fl_core.rounds.collection import has_answered
+from fl_core.rounds.collection import MAX_DOCUMENT_BYTES, has_answered
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.plan import read_assembly
 from fl_core.rounds.status import round_numbers
@@ -197,7 +197,8 @@ def _answer_in_time(session: Session, plan: RoundPlan) -> Answer:
 
 def _plan(request: SessionRequest, store: ObjectStore, number: int) -> RoundPlan | None:
     try:
-        return read_document(store, keys.plan(request.campaign_id, number), RoundPlan)
+        key = keys.plan(request.campaign_id, number)
+        return read_document(store, key, RoundPlan, max_bytes=MAX_DOCUMENT_BYTES)
     except ObjectMissing:
         return None
     except StoreUnavailable as error:

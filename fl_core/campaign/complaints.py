@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+_SHOWN_CHARS = 200
+
 
 def complaint_of(error: ValidationError, model: type[BaseModel], *, whole: str) -> str:
     """Return the complaint that helps most, with the number of the others.
@@ -96,13 +98,19 @@ def _complaint(
 ) -> str:
     field = ".".join(parts) or whole
     if detail["type"] == "extra_forbidden":
-        return f"unknown key {field!r}{_suggestion(parts, model)}"
+        return f"unknown key {_short(field)}{_suggestion(parts, model)}"
     if detail["type"] == "missing":
         return f"{field} is missing and has no default{_example(parts, model)}"
     message = detail["msg"].removeprefix("Value error, ")
     shown = detail["input"]
-    value = f" is {shown!r}" if isinstance(shown, str | int | float) else ""
+    value = f" is {_short(shown)}" if isinstance(shown, str | int | float) else ""
     return f"{field}{value}: {message[:1].lower()}{message[1:]}"
+
+
+def _short(value: object) -> str:
+    # A campaign may come from another machine, and a line of a log is no place for its pages.
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN_CHARS else f"{shown[:_SHOWN_CHARS]}..."
 
 
 def _suggestion(parts: Sequence[str], model: type[BaseModel]) -> str:

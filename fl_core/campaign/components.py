@@ -41,7 +41,7 @@ class ComponentSpec(Document):
             of which has a form of its own in canonical JSON, or two campaigns would share a digest.
     """
 
-    kind: str
+    kind: Annotated[str, Field(max_length=100)]
     params: dict[str, JsonValue] = Field(default_factory=dict)
 
     @field_validator("params")

@@ -81,7 +81,7 @@ class RecordDp(Document):
     adaptive_clip: AdaptiveClip | None = None
     sampling_rate: Annotated[float, Field(gt=0, le=1)]
     noise_multiplier: Positive | None = None
-    mechanism: str = "dpsgd"
+    mechanism: Annotated[str, Field(max_length=100)] = "dpsgd"
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -122,7 +122,7 @@ class ClientDp(Document):
     delta: Delta
     clip_norm: Positive
     noise_multiplier: Positive | None = None
-    mechanism: str
+    mechanism: Annotated[str, Field(max_length=100)]
     adjacency: Literal["zero_out"] = "zero_out"
 
 

@@ -17,6 +17,7 @@ from fl_core.campaign.roster import Roster, latest_roster
 from fl_core.cohorts.rules import draw_cohort, require_speed_says_nothing
 from fl_core.errors import CampaignError, IncompatibleParts, ObjectMissing, RoundError
 from fl_core.rounds.adapters import write_initial_adapter
+from fl_core.rounds.collection import MAX_DOCUMENT_BYTES
 from fl_core.rounds.documents import Collected, Outcome, RoundChoice, RoundPlan
 from fl_core.rounds.upload_time import upload_time
 
@@ -65,7 +66,8 @@ def read_assembly(store: ObjectStore, campaign_id: str) -> Assembly:
         CampaignError: No campaign of that id.
     """
     try:
-        return assemble(read_document(store, keys.campaign(campaign_id), Campaign))
+        key = keys.campaign(campaign_id)
+        return assemble(read_document(store, key, Campaign, max_bytes=MAX_DOCUMENT_BYTES))
     except ObjectMissing as error:
         raise CampaignError(
             f"no campaign {campaign_id!r} in the store",
