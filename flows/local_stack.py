@@ -22,6 +22,7 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from fl_core.errors import CampaignError, ServerFailed
+from flows.home_upgrade import upgrade_stack_file
 from flows.local_gateway import (
     GatewayFiles,
     gateway_answers,
@@ -134,6 +135,7 @@ def start(
         (home / folder).mkdir(parents=True, exist_ok=True)
     tell = on_progress or (lambda _: None)
     with _exclusive(home):
+        upgrade_stack_file(home)
         running = connect(home)
         if running is not None:
             return running
@@ -199,7 +201,7 @@ def _all_or_none(submit_to: Callable[[ThreadPoolExecutor], Iterator[Future[None]
 
 
 def restart_server(
-    stack: Stack, name: Literal["s3", "prefect", "mlflow", "gateway"]
+    stack: Stack, name: Literal["postgres", "s3", "prefect", "mlflow", "gateway"]
 ) -> ServerProcess:
     """Start one server of a running stack again after it ended; its data and port stay.
 
@@ -211,6 +213,8 @@ def restart_server(
     with _exclusive(home):
         stop_all([each for each in recorded_processes(home).values() if each.name == name])
         match name:
+            case "postgres":
+                server = start_postgres(home / "postgres").process
             case "s3":
                 server = _s3(home, file)
             case "prefect":
