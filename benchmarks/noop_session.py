@@ -8,6 +8,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from prefect import flow
@@ -19,6 +20,9 @@ from fl_core.rounds.plan import read_assembly, read_outcome
 from fl_core.rounds.site import SiteWork
 from fl_core.updates.records import Evaluation, GateReport
 from fl_core.updates.work import Exchange, Trained
+
+if TYPE_CHECKING:
+    from flows.way_out import WayOut
 
 HOME = "FEDLOOM_SITE_HOME"
 
@@ -39,13 +43,14 @@ class NoOpWork:
 
 @flow(name="site-session", flow_run_name="{site}", persist_result=False)
 def site_session(campaign_id: str, run: str, site: str) -> str:
-    from tasks.session_steps import SessionRequest, serve
+    from tasks import session_steps
+    from tasks.session_steps import SessionRequest
     from tasks.site_config import SiteHome, read_site_config
 
     home = SiteHome(Path(os.environ[HOME]))
     request = SessionRequest(campaign_id, run, home, read_site_config(home))
     assert request.config.site == site
-    return serve(request, make_work=make_work)
+    return session_steps.serve(request, make_work=make_work)
 
 
 def make_work(_home: object, _config: object, assembly: Assembly) -> SiteWork:
@@ -73,9 +78,26 @@ def evaluate_release(campaign_id: str, round_number: int) -> None:
 
 def main() -> None:
     """Serve a pool: `python -m benchmarks.noop_session POOL FLOW`."""
-    from flows.site_worker import run_worker
+    from flows.way_out import open_way_out
+    from tasks.gateway_access import SiteDoor
+    from tasks.site_config import SiteHome, read_site_config
 
     pool, flow_name = sys.argv[1:]
+    if HOME not in os.environ:
+        serve(pool, flow_name)
+        return
+    home = Path(os.environ[HOME])
+    config = read_site_config(SiteHome(home))
+    assert config.gateway is not None
+    door = SiteDoor(site=config.site, home=home, access=config.gateway)
+    with open_way_out(door, pool=pool) as way:
+        serve(pool, flow_name, way)
+
+
+def serve(pool: str, flow_name: str, way: "WayOut | None" = None) -> None:
+    """Run a worker on a pool, behind the gateway where ``way`` says so."""
+    from flows.site_worker import run_worker
+
     function = {"site-session": "site_session", "evaluate-release": "evaluate_release"}[flow_name]
     run_worker(
         pool=pool,
@@ -83,6 +105,7 @@ def main() -> None:
         preload=None,
         name=pool,
         api_logging=False,
+        way=way,
     )
 
 

@@ -123,7 +123,7 @@ def measure(n_sites: int, rounds: int) -> dict[str, Any]:
         ended_with_this_process(),
     ):
         home = Path(name)
-        stack = start(home, sites=sites)
+        stack = start(home)
         try:
             make_sites(stack, campaign)
             pids = start_workers(stack, campaign.sites)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flows.home_upgrade import take_sites_through_gateway
 from flows.local_federation import federation_folder, make_local_federation
 from flows.local_sites import made_sites, site_home
 from flows.local_stack import Stack
@@ -117,6 +118,7 @@ def start_workers(stack: Stack) -> list[ServerProcess]:
         ServerFailed: Prefect does not answer.
     """
     sites = made_sites(stack.home)
+    take_sites_through_gateway(stack)
     make_local_federation(stack)
     register_pools(stack, sites=sites)
     workers = [

@@ -170,10 +170,11 @@ def read_stack_file(home: Path) -> StackFile | None:
     path = stack_path(home)
     if not path.exists():
         return None
-    if _is_first_format(path.read_bytes()):
+    if is_first_format(path.read_bytes()):
         raise CampaignError(
             f"{home} was made by a fedloom whose sites had keys of the store, expected sites that "
-            "pass a gateway; move the folder away and start with a new one"
+            "pass a gateway; its next start changes that",
+            hint=f"run `fedloom up --home {home}`",
         )
     return from_bytes(StackFile, path.read_bytes(), what=str(path))
 
@@ -218,7 +219,8 @@ def _new_stack_file() -> StackFile:
     )
 
 
-def _is_first_format(data: bytes) -> bool:
+def is_first_format(data: bytes) -> bool:
+    """Say whether a stack file is of the time when every site had keys of the store."""
     try:
         plain = json.loads(data)
     except ValueError:

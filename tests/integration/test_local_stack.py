@@ -4,25 +4,22 @@ import json
 import os
 import signal
 import socket
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from stack_sites import NORTH, PLAN, SOUTH, coordinator_store, gateway_store, site_store, wait_for
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.below import Below
 from fl_core.artifacts.documents import from_bytes
 from fl_core.errors import CampaignError, PortInUse, ServerFailed, StoreUnavailable
 from fl_core.privacy.ledger_documents import LedgerEntry
-from fl_core.privacy.policy_template import policy_text
 from flows import local_stack
 from flows.health import Addresses, servers
 from flows.local_federation import make_local_federation
-from flows.local_gateway import GatewayFiles, gateway_answers, gateway_environment
-from flows.local_sites import LocalSite, made_sites, make_local_site, site_home
-from flows.local_stack import Stack, connect, require_alive, restart_server, start, stop
+from flows.local_stack import Stack, connect, require_alive, start, stop
 from flows.local_workers import (
     environment,
     evaluation_environment,
@@ -32,49 +29,10 @@ from flows.local_workers import (
     start_worker,
 )
 from flows.process_guard import members
-from flows.processes import answers, children, ended_with_this_process, free_port
+from flows.processes import children, ended_with_this_process, free_port
 from flows.stack_file import MLFLOW_BUCKET, Stated, read_stack_file
-from tasks.enrolment import admit
-from tasks.invite import read_invite
 from tasks.object_store import S3Store, require_write_once
 from tasks.settings import open_store, read_settings
-from tasks.site_config import read_site_config, site_settings
-
-ROWS = Path("rows.csv")
-POLICY = policy_text(epsilon=8.0, delta=1e-5)
-PLAN = "campaigns/c1/rounds/0001/plan.json"
-NORTH = "campaigns/c1/rounds/0001/updates/north/manifest.json"
-SOUTH = "campaigns/c1/rounds/0001/updates/south/manifest.json"
-
-
-def coordinator_store(stack: Stack):
-    return open_store(read_settings(environment(stack)))
-
-
-def gateway_store(stack: Stack):
-    """The store with the keys of the gateway's process."""
-    return open_store(read_settings(gateway_environment(stack.home, stack.file)))
-
-
-def site_store(stack: Stack, site: str):
-    """The store as an enrolled site of the stack sees it: through the gateway."""
-    if site not in made_sites(stack.home):
-        admit(coordinator_store(stack), make_local_site(stack, LocalSite(site, ROWS, POLICY)))
-        assert wait_for(lambda: is_let_in(stack, site))
-    return door(stack, site)
-
-
-def door(stack: Stack, site: str):
-    home = site_home(stack.home, site)
-    return open_store(site_settings(home, read_site_config(home)))
-
-
-def is_let_in(stack: Stack, site: str) -> bool:
-    try:
-        door(stack, site).list(keys.ROSTERS)
-    except StoreUnavailable:
-        return False
-    return True
 
 
 def ask(url: str, *, method: str = "GET", body: bytes | None = None) -> bytes:
@@ -97,15 +55,6 @@ def experiments(stack: Stack) -> set[str]:
 def pools(stack: Stack) -> set[str]:
     url = f"{stack.prefect_url}/api/work_pools/filter"
     return {each["name"] for each in json.loads(ask(url, method="POST", body=b"{}"))}
-
-
-def wait_for(is_true) -> bool:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if is_true():
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def test_every_server_does_what_campaigns_ask(stack):
@@ -140,58 +89,6 @@ def test_mlflow_keeps_artifacts_in_its_own_bucket(stack):
     assert [each["Key"] for each in listed["Contents"]] == ["probe/file.txt"]
 
 
-def test_gateway_answers_with_the_certificate_of_its_invite_and_with_no_other(stack, tmp_path):
-    invite = read_invite(stack.invite)
-    pinned = tmp_path / "pinned.crt"
-    pinned.write_text(str(invite.certificate))
-
-    assert answers(f"{invite.url}/health", trusted=pinned)
-    assert not answers(f"{invite.url}/health")
-    assert not answers(f"{invite.url.replace('https', 'http')}/health")
-
-
-def test_gateway_keeps_what_sites_write_and_can_write_nothing_else(stack):
-    coordinator_store(stack).put_once(PLAN, b"plan")
-    own = gateway_store(stack)
-
-    assert own.get(PLAN) == b"plan"
-    assert own.put_once(NORTH, b"first")
-    assert not own.put_once(NORTH, b"second")
-    assert own.get(NORTH) == b"first"
-    for key in (PLAN.replace("plan", "outcome"), "rosters/000001.json", "ledger/clients/1.json"):
-        with pytest.raises(StoreUnavailable):
-            own.put_once(key, b"forged")
-    coordinator_store(stack).put_once("drafts/aa/campaign.toml", b"a draft")
-    with pytest.raises(StoreUnavailable):
-        own.get("drafts/aa/campaign.toml")
-
-
-def test_enrolled_site_reads_a_plan_through_the_gateway_and_nothing_of_another_site(stack):
-    coordinator_store(stack).put_once(PLAN, b"plan")
-    coordinator_store(stack).put_once(SOUTH, b"not for north")
-    north = site_store(stack, "north")
-
-    assert north.get(PLAN) == b"plan"
-    for key in (SOUTH, "drafts/aa/campaign.toml"):
-        with pytest.raises(StoreUnavailable):
-            north.get(key)
-    for key in (PLAN.replace("plan", "outcome"), SOUTH, "rosters/000009.json"):
-        with pytest.raises(StoreUnavailable):
-            north.put_once(key, b"forged")
-
-
-def test_site_that_was_made_and_not_enrolled_is_refused_until_it_is(stack):
-    enrolment = make_local_site(stack, LocalSite("west", ROWS, POLICY))
-    coordinator_store(stack).put_once(PLAN, b"plan")
-    with pytest.raises(StoreUnavailable):
-        door(stack, "west").get(PLAN)
-
-    admit(coordinator_store(stack), enrolment)
-
-    assert wait_for(lambda: is_let_in(stack, "west"))
-    assert door(stack, "west").get(PLAN) == b"plan"
-
-
 def test_stack_keeps_a_ledger_of_the_federation_that_sites_read_and_only_it_writes(stack):
     make_local_federation(stack)
     make_local_federation(stack)
@@ -221,37 +118,6 @@ def test_evaluation_worker_reads_releases_and_no_update_and_writes_its_results(s
         with pytest.raises(StoreUnavailable):
             own.put_once(key, b"forged")
     assert stack.file.coordinator.secret_key not in json.dumps(evaluation_environment(stack))
-
-
-def test_gateway_cannot_reach_the_bucket_of_mlflow(stack):
-    own = gateway_environment(stack.home, stack.file)
-
-    with pytest.raises(StoreUnavailable):
-        open_store(read_settings(own | {"FEDLOOM_STORE": f"s3://{MLFLOW_BUCKET}"})).list("")
-
-
-def test_process_of_a_site_is_given_no_address_and_no_key(stack):
-    settings = site_environment(stack, "north")
-
-    text = json.dumps(settings)
-    file = stack.file
-    ports = (file.prefect_port, file.mlflow_port, file.s3_ports["s3"])
-    assert not any(f":{port}" in text for port in ports)
-    pairs = (file.coordinator, file.gateway, file.evaluation)
-    assert not any(pair.secret_key in text for pair in pairs)
-    assert not {"PREFECT_API_URL", "FEDLOOM_STORE", "MLFLOW_TRACKING_URI"} & set(settings)
-
-
-def test_gateway_that_died_comes_back_under_the_same_certificate(stack):
-    before = GatewayFiles(stack.home).certificate.read_bytes()
-    os.kill(stack.processes()["gateway"].pid, signal.SIGKILL)
-    assert wait_for(lambda: connect(stack.home) is None)
-
-    restart_server(stack, "gateway")
-
-    assert connect(stack.home) is not None
-    assert gateway_answers(stack.home, stack.file)
-    assert GatewayFiles(stack.home).certificate.read_bytes() == before
 
 
 def test_settings_of_a_stack_have_results_as_json_and_nothing_persisted(stack):

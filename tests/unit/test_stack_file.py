@@ -84,7 +84,7 @@ def test_home_without_a_stack_has_no_file(tmp_path):
 def test_home_whose_sites_had_keys_of_the_store_is_refused_with_a_remedy(tmp_path):
     stack_path(tmp_path).write_text('{"version": 1, "sites": {}}')
 
-    with pytest.raises(CampaignError, match="move the folder away"):
+    with pytest.raises(CampaignError, match="its next start changes that"):
         read_stack_file(tmp_path)
 
 
