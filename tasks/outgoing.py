@@ -249,7 +249,8 @@ def _with_status(sent: Outgoing, status: int | None) -> Outgoing:
 
 def _lines(home: Path, since: datetime | None) -> Iterator[Sent | Answered | Kept]:
     for path in _files(home):
-        if since is not None and path.stat().st_mtime < since.timestamp():
+        # A file system's clock may lag by some milliseconds.
+        if since is not None and path.stat().st_mtime + 1 < since.timestamp():
             continue
         with _opened(path) as file:
             for line in file:

@@ -1,20 +1,29 @@
 """What a session lets through of its rows before it answers a plan."""
 
+import time
+from datetime import UTC, datetime
+
 import pytest
 from prefect.exceptions import ParameterTypeError
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.local import LocalStore
+from fl_core.artifacts.store import exists
+from fl_core.errors import StoreUnavailable
 from fl_core.privacy.forecast import with_noise
 from fl_core.privacy.policy_template import policy_text
 from fl_core.rounds.plan import open_round
 from flows.site_session import site_session
+from tasks import client_steps, session_steps
 from tasks.client_steps import Session
 from tasks.enrolment import NewSite, make_site
-from tasks.session_steps import _prepare
+from tasks.gateway_store import GatewayStore
+from tasks.session_steps import SessionRequest, Waiting, _prepare, _serve_plans
 from tasks.site_config import SiteConfig, SiteHome
 from tests.round_steps import finish, take_part
 from tests.worlds import NOW, campaign_of, world_of
+
+SOON = datetime.now(UTC)
 
 
 def session_of(world, tmp_path, make_work):
@@ -91,3 +100,99 @@ def test_session_copies_the_federations_ledger_and_ends_on_no_account_of_it(tmp_
 
     assert before == [keys.ledger_entry(1)]
     assert after == copies.list(keys.LEDGER) == [keys.ledger_entry(seq) for seq in (1, 2, 3)]
+
+
+@pytest.fixture
+def plain_task(monkeypatch):
+    """The task of a round as a function: a task run would start a Prefect server."""
+    monkeypatch.setattr(session_steps, "take_part", client_steps.take_part.fn)
+
+
+class WaitingStore(GatewayStore):
+    """A gateway's store over a store in memory, which counts what is asked."""
+
+    def __init__(self, store, *, appears):
+        self.inner, self.appears, self.asked = store, list(appears), []
+
+    def get(self, key, *, max_bytes=None):
+        self.asked.append(("get", key))
+        return self.inner.get(key, max_bytes=max_bytes)
+
+    def put_once(self, key, data):
+        self.asked.append(("put", key))
+        return self.inner.put_once(key, data)
+
+    def list(self, prefix):
+        self.asked.append(("list", prefix))
+        return self.inner.list(prefix)
+
+    def wait(self, keys, *, seconds):
+        self.asked.append(("wait", seconds))
+        if self.appears:
+            self.appears.pop(0)()
+        return [key for key in keys if exists(self.inner, key)]
+
+
+def served(tmp_path, world, store, *, idle_s=3600.0):
+    """Serve a session of site a on ready-made answers, and return how it ended."""
+    session = session_of(world, tmp_path, lambda *_: world.works["a"])
+    session.store = store
+    config = session.config.model_copy(update={"idle_s": idle_s})
+    request = SessionRequest("tiny", "run", session.home, config)
+    session.answer = lambda plan: take_part(world, "a", plan.round).status
+    session.has_left = lambda: False
+    return _serve_plans(session, request, Waiting(idle_s=idle_s, since=time.monotonic()))
+
+
+@pytest.mark.usefixtures("plain_task")
+def test_session_behind_a_gateway_waits_in_open_requests_and_answers_what_appears(tmp_path):
+    world = world_of(campaign_of(("a", "b")))
+    store = WaitingStore(
+        world.store,
+        appears=[
+            lambda: None,
+            lambda: open_round(world.assembly, world.store, round_number=1, now=SOON),
+            lambda: world.store.put_once(keys.stop("tiny", "run"), b"{}"),
+        ],
+    )
+
+    ended = served(tmp_path, world, store)
+
+    assert ended == "stopped"
+    assert world.store.list(keys.manifest("tiny", 1, "a"))
+    asked = [what for what, _ in store.asked]
+    # The first round's number, three waits, the plan, and whether the site has answered.
+    assert asked == ["list", "wait", "wait", "get", "list", "wait"]
+
+
+def test_session_ends_when_nothing_happens_for_long(tmp_path):
+    world = world_of(campaign_of(("a", "b")))
+    store = WaitingStore(world.store, appears=[])
+
+    assert served(tmp_path, world, store, idle_s=0.3) == "idle"
+    assert all(0 < each[1] <= 25 for each in store.asked if each[0] == "wait")
+
+
+def test_store_that_is_away_does_not_end_a_session(tmp_path):
+    def away():
+        raise StoreUnavailable("the gateway does not answer")
+
+    world = world_of(campaign_of(("a", "b")))
+    stop = keys.stop("tiny", "run")
+    store = WaitingStore(world.store, appears=[away, lambda: world.store.put_once(stop, b"{}")])
+
+    assert served(tmp_path, world, store) == "stopped"
+
+
+@pytest.mark.usefixtures("plain_task")
+def test_site_that_left_gets_no_further_plan(tmp_path):
+    world = world_of(campaign_of(("a", "b")))
+    open_round(world.assembly, world.store, round_number=1, now=SOON)
+    session = session_of(world, tmp_path, lambda *_: world.works["a"])
+    session.store = WaitingStore(world.store, appears=[])
+    session.answer, session.has_left = (lambda _: "declined"), (lambda: True)
+    request = SessionRequest("tiny", "run", session.home, session.config)
+
+    ended = _serve_plans(session, request, Waiting(idle_s=60.0, since=time.monotonic()))
+
+    assert ended == "left"
