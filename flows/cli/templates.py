@@ -32,8 +32,12 @@ learning_rate = 7.0
 # The gradient sum is divided by this public number, never by the number of rows.
 batch_size = 102.4                         # or one per site: {{ site-a = 6.4, site-b = 51.2, ... }}
 
-# [cohort]
+# [cohort]                                 # when a round goes on without the rest
+# deadline_s = 600                         # in any case
+# quorum = 3                               # updates needed; more than half if left out
+# quorum_share = 0.6                       # and this share of the declared examples
 # upload_after_s = 120                     # all sites upload at one time, which then says nothing
+# grace_s = 60                             # for the rest after the quorum; needs the line above
 
 [privacy.record]                           # every record is protected, also from the coordinator
 epsilon = 8.0                              # for the whole campaign, all rounds together
