@@ -36,6 +36,11 @@ class Invite(Document):
         """Return every address, the first one first."""
         return (self.url, *self.other_urls)
 
+    def access(self) -> GatewayAccess:
+        """Return how a site reaches the gateway, with the pinned certificate beside its config."""
+        pinned = None if self.certificate is None else Path(GATEWAY_CERTIFICATE)
+        return GatewayAccess(url=self.url, certificate=pinned)
+
 
 def read_invite(path: Path) -> Invite:
     """Read the invite that a coordinator gave.
@@ -66,7 +71,7 @@ def accept_invite(invite: Invite, root: Path) -> GatewayAccess:
         CampaignError: The site pins another certificate already.
     """
     if invite.certificate is None:
-        return GatewayAccess(url=invite.url)
+        return invite.access()
     pinned = root / GATEWAY_CERTIFICATE
     if pinned.exists() and pinned.read_text(encoding="ascii") != invite.certificate:
         raise CampaignError(
@@ -76,4 +81,4 @@ def accept_invite(invite: Invite, root: Path) -> GatewayAccess:
         )
     root.mkdir(parents=True, exist_ok=True)
     pinned.write_text(invite.certificate, encoding="ascii")
-    return GatewayAccess(url=invite.url, certificate=Path(GATEWAY_CERTIFICATE))
+    return invite.access()

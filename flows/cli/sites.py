@@ -31,6 +31,7 @@ from flows.cli.site_options import (
 
 if TYPE_CHECKING:
     from fl_core.privacy.policy_documents import SitePolicy
+    from tasks.invite import Invite
     from tasks.site_config import SiteConfig, SiteHome
 
 SiteHomeOption = Annotated[Path, typer.Option("--home", help="The site's own folder.")]
@@ -41,9 +42,9 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     data: DataOption,
     epsilon: EpsilonOption,
     delta: DeltaOption,
+    home: SiteHomeOption = Path("site"),
     gateway: GatewayOption = None,
     sign_requests: TokenOption = False,
-    home: SiteHomeOption = Path("site"),
     prefect_api_url: PrefectOption = "http://127.0.0.1:4200/api",
     store: StoreOption = "",
     endpoint: EndpointOption = "",
@@ -68,6 +69,7 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     from fl_core.privacy.policy_template import counting_units, policy_text
     from fl_core.updates.signing import fingerprint
     from tasks.enrolment import NewSite, make_site
+    from tasks.invite import accept_invite, read_invite
     from tasks.site_config import SiteHome, checked_config
     from tasks.site_rows import read_rows
     from tasks.witnesses import parse_witness
@@ -76,13 +78,16 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     require_unit(rows, unit, max_rows_per_unit)
     warn_of_delta(delta, n_units=count_units(rows, unit))
     own = SiteHome(home)
+    invite = None if gateway is None else read_invite(gateway)
     way_in = (
         _direct(prefect_api_url, store, endpoint)
-        if gateway is None
-        else _through(gateway, own, sign_requests=sign_requests)
+        if invite is None
+        else _through(invite, sign_requests=sign_requests)
     )
     plain = {"site": site, "data": data.resolve(), **way_in}
     config = checked_config(plain, source=str(own.config))
+    if invite is not None:
+        accept_invite(invite, own.root)
     witnesses = (CoordinatorWitness(), *(parse_witness(text) for text in witness or ()))
     text = policy_text(epsilon=epsilon, delta=delta, witnesses=dict.fromkeys(witnesses))
     new = NewSite(
@@ -100,12 +105,9 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
         print_json({"site": site, "home": str(home), "fingerprint": shown})
 
 
-def _through(file: Path, home: "SiteHome", *, sign_requests: bool) -> dict[str, object]:
+def _through(invite: "Invite", *, sign_requests: bool) -> dict[str, object]:
     from tasks.certificates import certificate_sha256
-    from tasks.invite import accept_invite, read_invite
 
-    invite = read_invite(file)
-    access = accept_invite(invite, home.root)
     if invite.certificate is not None:
         console_err.print(
             f"gateway {invite.url}, certificate {certificate_sha256(invite.certificate)}; "
@@ -113,7 +115,7 @@ def _through(file: Path, home: "SiteHome", *, sign_requests: bool) -> dict[str, 
             markup=False,
         )
     identify = "token" if sign_requests else "certificate"
-    return {"gateway": access.model_copy(update={"identify": identify}).model_dump()}
+    return {"gateway": invite.access().model_dump() | {"identify": identify}}
 
 
 def _direct(prefect_api_url: str, store: str, endpoint: str) -> dict[str, object]:

@@ -39,7 +39,7 @@ def test_site_with_a_bad_name_is_not_made(tmp_path):
     home = tmp_path / "site"
 
     with pytest.raises(CampaignError, match="site is 'North X'"):
-        sites.site_init("North X", rows, 8.0, 1e-5, home)
+        sites.site_init("North X", rows, 8.0, 1e-5, home, store="file:///srv/store")
 
     assert not home.exists()
 

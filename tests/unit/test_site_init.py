@@ -48,6 +48,15 @@ def test_site_that_was_invited_knows_the_gateway_and_nothing_else(tmp_path, invi
     assert "s3.credentials" not in re.sub(r"\s", "", result.stderr)
 
 
+def test_nothing_is_pinned_for_a_site_that_is_not_made(tmp_path, invite):
+    invite.write_text(invite.read_text().replace("https://127", "https://127.0.0.1/127"))
+
+    home, result = init(tmp_path, "--gateway", invite)
+
+    assert isinstance(result.exception, CampaignError)
+    assert not home.root.exists()
+
+
 def test_site_behind_a_proxy_signs_its_requests(tmp_path, invite):
     home, result = init(tmp_path, "--gateway", invite, "--sign-requests")
 
