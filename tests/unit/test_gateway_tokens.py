@@ -29,7 +29,7 @@ OTHER = {
 
 
 def test_signed_text_is_the_lines_of_the_protocol():
-    # The lines as docs/operations.md gives them to whoever writes another client.
+    # The lines as docs/gateway.md gives them to whoever writes another client.
     assert REQUEST.text() == "\n".join(
         [
             "fedloom-request-1",
