@@ -132,7 +132,7 @@ _LEAVES_ALWAYS = (
         protection="depends on the rows; judged once per dataset version; outside the claim",
     ),
     Leaving(
-        what="a refusal: one of gate, budget, policy, no_update",
+        what="a refusal: one of gate, budget, policy, left, no_update",
         protection="gate and no_update are outside the claim; the others do not depend on rows",
     ),
 )
@@ -164,7 +164,11 @@ _OUTSIDE = (
         "a ledger that is set back to an older copy together with all its witnesses: nobody would "
         "notice, and rounds after the copy could be trained again on one charge"
     ),
-    "updates that are missing for causes like disk or network (no_update), which are charged",
+    (
+        "updates that are missing for causes like disk or network (no_update), or because a site's "
+        "operator held them back: they are charged, and whoever decides by figures from the rows "
+        "tells by it what nobody charged"
+    ),
 )
 
 

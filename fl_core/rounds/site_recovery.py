@@ -75,9 +75,20 @@ def _planned(
     campaign_id = assembly.campaign.id
     for number in () if event is None else round_numbers(store, campaign_id):
         plan = read_document(store, keys.plan(campaign_id, number), RoundPlan)
-        if site in plan.cohort and event is not None:
+        if event is not None and _may_have_cost(plan, assembly, site=site):
+            # By the plan's own round, as the site charges it, whatever it is stored under.
             sha256 = document_sha256(plan)
-            yield _charge(assembly.digest, number, plan_sha256=sha256, event=event)
+            yield _charge(assembly.digest, plan.round, plan_sha256=sha256, event=event)
+
+
+def _may_have_cost(plan: RoundPlan, assembly: Assembly, *, site: str) -> bool:
+    # A plan that every site refuses cost nothing, so whoever writes ten thousand of them into the
+    # store makes no recovery charge more than the campaign's own rounds.
+    return (
+        site in plan.cohort
+        and plan.campaign_digest == assembly.digest
+        and plan.round <= assembly.campaign.max_rounds
+    )
 
 
 def _charge(digest: str, number: int, *, plan_sha256: str, event: EventRecord) -> LostCharge:

@@ -20,16 +20,19 @@ from fl_core.adapters.peft_layout import adapter_sha256, from_files, initial_sta
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import document_sha256, from_bytes, to_bytes
 from fl_core.artifacts.local import LocalStore
+from fl_core.artifacts.memory import MemoryStore
 from fl_core.errors import FedloomError, ObjectCorrupt
 from fl_core.privacy.budget import spend
 from fl_core.rounds.adapters import read_adapter
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.plan import read_assembly
+from fl_core.rounds.site_recovery import owed_by_site
 from fl_core.updates.outbox import exclusive
 from flows.cli.views import schedule_table
 from tasks.outbox_view import read_outbox
 from tasks.session_steps import SessionRequest, is_due, serve
 from tasks.site_config import open_site, site_policy
+from tasks.site_decisions import outbox_of
 
 
 @pytest.fixture
@@ -55,6 +58,7 @@ def times(opened):
     return {"opened": opened, "deadline": opened + timedelta(seconds=600)}
 
 
+OTHER = {"campaign_digest": "0" * 64}
 PLANS = {
     "another campaign": {"campaign_digest": "0" * 64},
     "a cohort without the site": {"cohort": ("b",)},
@@ -76,7 +80,7 @@ def test_rule_09_plan_that_is_not_the_campaigns_is_ignored_and_costs_nothing(sit
     assert trained_and_charged(site) == (0, 0)
     assert site.left() == []
     with exclusive(site.home.root / "outbox.lock"):
-        assert "ignored" not in {one.progress for one in read_outbox(site.home).exchanges}
+        assert read_outbox(site.home).exchanges == ()
 
 
 def test_rule_09_plan_of_the_past_is_not_due(site):
@@ -120,6 +124,23 @@ def test_rule_11_plans_of_ten_thousand_rounds_cost_no_more_than_the_campaign_tha
     assert trained_and_charged(site) == (6, 6)
     # tests/vectors: 48 steps at noise 0.8, rate 0.1, delta 1e-5 are epsilon 7.93 by PLD.
     assert spent.epsilon == pytest.approx(7.93, abs=0.01)
+
+
+def test_rule_14_invented_plans_make_no_recovery_charge_more_than_the_campaigns_rounds(site):
+    plan = site.plan(1)
+    site.answer(1)
+    invented = [plan.model_copy(update={"round": 1 + number % 9}) for number in range(2, 400)]
+    for number, one in enumerate(invented, start=2):
+        site.store.put_once(keys.plan("tiny", number), to_bytes(one))
+    site.store.put_once(keys.plan("tiny", 9_000), to_bytes(plan.model_copy(update=OTHER)))
+
+    policy = site_policy(site.home)
+    owed = owed_by_site(
+        site.store, outbox_of(site.home), site=SITE, dataset=policy.dataset, unit=policy.unit
+    )
+
+    assert {charge.round for charge in owed.plans} == {1, 2, 3, 4, 5, 6}
+    assert {charge.campaign_digest for charge in owed.plans} == {site.assembly.digest}
 
 
 def with_adapter(site, files):
@@ -328,7 +349,7 @@ def test_code_in_every_field_of_a_campaign_is_refused_or_shown_as_text(
     plain, said, shown = plain_campaign(privacy), [], 0
     for path in strings_of(plain):
         data = json.dumps(planted(plain, path, text)).encode()
-        store = LocalStore(tmp_path / str(len(said) + shown))
+        store = MemoryStore()
         store.put_once(keys.campaign("tiny"), data)
         try:
             asked = read_assembly(store, "tiny").campaign
