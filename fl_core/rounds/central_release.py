@@ -27,7 +27,7 @@ from fl_core.privacy.federation import (
 from fl_core.privacy.mechanism import NoisePlan
 from fl_core.privacy.randomness import NoiseStream, SecureStream
 from fl_core.rounds.client_noise import clipped_update, noised
-from fl_core.rounds.collection import read_accepted
+from fl_core.rounds.collection import RoundAnswers
 from fl_core.rounds.documents import Collected, RoundPlan
 from fl_core.rounds.released_delta import write_release
 
@@ -121,9 +121,9 @@ def _bounded_mean(
     noise: NoisePlan,
 ) -> Aggregate:
     shapes, divisor = assembly.shapes(plan.round), float(len(plan.cohort))
-    members = []
+    members, answers = [], RoundAnswers(assembly, store, plan)
     for site in collected.accepted:
-        update = read_accepted(assembly, store, plan, site=site, collected=collected)
+        update = answers.accepted(site, collected=collected)
         # Again, because the bound must not rest on a site's word.
         clipped = clipped_update(update.tensors, shapes=shapes, clip_norm=noise.clip_norm)
         members.append(Member(site=site, tensors=clipped, norm_bound=noise.clip_norm))

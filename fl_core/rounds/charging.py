@@ -27,11 +27,7 @@ from fl_core.privacy.federation import (
     verify_federation_statement,
 )
 from fl_core.rounds.central_release import NO_FEDERATION, Coordinator
-from fl_core.rounds.collection import (
-    MAX_DOCUMENT_BYTES,
-    expected_of,
-    read_accepted_manifest,
-)
+from fl_core.rounds.collection import MAX_DOCUMENT_BYTES, RoundAnswers, expected_of
 from fl_core.rounds.documents import Collected, RoundCharge, RoundPlan
 from fl_core.updates.records import BudgetStatement, Charge, EventRecord
 from fl_core.updates.verify import verify_statement
@@ -76,11 +72,12 @@ def _site_charges(
 ) -> tuple[dict[str, Charge], dict[str, Charge]]:
     sites: dict[str, Charge] = {}
     clients: dict[str, Charge] = {}
+    answers = RoundAnswers(assembly, store, plan)
     is_promised = assembly.row_event is not None or assembly.site_event is not None
     for site in collected.accepted if is_promised else ():
         try:
             # Verified: whoever had to charge did, and exactly the event of our own noise.
-            manifest = read_accepted_manifest(assembly, store, plan, site=site, collected=collected)
+            manifest = answers.accepted_manifest(site, collected=collected)
         except UpdateRejected as error:
             log.warning("update not charged site=%s round=%d why=%s", site, plan.round, error)
             continue

@@ -4,6 +4,7 @@ A bad update is recorded and left out; it never ends the round. Nothing here tru
 says about itself: the payload is hashed and every tensor is looked at before a name is accepted.
 """
 
+import functools
 import logging
 from collections.abc import Container
 
@@ -12,7 +13,7 @@ from fl_core.artifacts.documents import document_sha256, read_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.campaign.roster import Roster, read_roster
-from fl_core.errors import ObjectCorrupt, ObjectMissing, UpdateRejected
+from fl_core.errors import ObjectCorrupt, ObjectMissing, StoreError, UpdateRejected
 from fl_core.rounds.documents import Collected, RoundPlan, SiteAnswer
 from fl_core.updates.manifest import Declined, UpdateManifest
 from fl_core.updates.payload import unsalted
@@ -96,12 +97,10 @@ def new_answers(
         plan: The round's plan.
         known: Sites whose answer was examined before.
     """
-    campaign_id = assembly.campaign.id
-    present = frozenset(store.list(keys.updates(campaign_id, plan.round)))
+    present = frozenset(store.list(keys.updates(assembly.campaign.id, plan.round)))
+    answers = RoundAnswers(assembly, store, plan)
     found = {
-        site: _examine(assembly, store, plan, site=site, present=present)
-        for site in plan.cohort
-        if site not in known
+        site: answers.examine(site, present=present) for site in plan.cohort if site not in known
     }
     return {site: answer for site, answer in found.items() if answer is not None}
 
@@ -109,131 +108,133 @@ def new_answers(
 def examine_site(
     assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str
 ) -> SiteAnswer | None:
-    """Look at what one site has put into the store; None while it has not answered.
-
-    A manifest comes last, so its presence means the update is complete. A site that declined and
-    sent a manifest as well is judged by the manifest.
-    """
+    """Look at what one site has put into the store; None while it has not answered."""
     present = store.list(keys.update_prefix(assembly.campaign.id, plan.round, site))
-    return _examine(assembly, store, plan, site=site, present=frozenset(present))
+    return RoundAnswers(assembly, store, plan).examine(site, present=frozenset(present))
 
 
-def _examine(
-    assembly: Assembly,
-    store: ObjectStore,
-    plan: RoundPlan,
-    *,
-    site: str,
-    present: frozenset[str],
-) -> SiteAnswer | None:
-    campaign_id = assembly.campaign.id
-    try:
-        if keys.manifest(campaign_id, plan.round, site) in present:
-            manifest = read_update(assembly, store, plan, site=site).manifest
-            return SiteAnswer(
-                status="accepted",
-                manifest_sha256=document_sha256(manifest),
-                payload_bytes=manifest.payload_bytes,
+class RoundAnswers:
+    """Reads and verifies what sites wrote in one round; the plan's roster is read once.
+
+    Args:
+        assembly: The campaign's parts.
+        store: The campaign's store.
+        plan: The round's plan.
+    """
+
+    def __init__(self, assembly: Assembly, store: ObjectStore, plan: RoundPlan) -> None:
+        self._assembly, self._store, self._plan = assembly, store, plan
+
+    @functools.cached_property
+    def _roster(self) -> Roster:
+        return read_roster(self._store, self._plan.roster_version)
+
+    def examine(self, site: str, *, present: frozenset[str]) -> SiteAnswer | None:
+        """Judge what one site wrote; None while it has not answered.
+
+        A manifest comes last, so its presence means the update is complete. A site that declined
+        and sent a manifest as well is judged by the manifest.
+
+        Args:
+            site: The site.
+            present: Keys that are there of what it writes.
+        """
+        campaign_id, number = self._assembly.campaign.id, self._plan.round
+        try:
+            if keys.manifest(campaign_id, number, site) in present:
+                manifest = self.update(site).manifest
+                return SiteAnswer(
+                    status="accepted",
+                    manifest_sha256=document_sha256(manifest),
+                    payload_bytes=manifest.payload_bytes,
+                )
+            if keys.declined(campaign_id, number, site) in present:
+                return self._declined(site)
+        except UpdateRejected as error:
+            log.warning("update rejected site=%s round=%d reason=%s", site, number, error.reason)
+            return SiteAnswer(status="rejected", reason=error.reason)
+        return None
+
+    def update(self, site: str) -> Update:
+        """Read and verify one site's update, in the order of ``fl_core.updates.verify``.
+
+        Raises:
+            UpdateRejected: With the first check that fails.
+        """
+        assembly, expected = self._assembly, self._expected(site)
+        manifest = self._manifest(expected)
+        key = keys.payload(assembly.campaign.id, self._plan.round, site)
+        try:
+            payload = self._store.get(key, max_bytes=expected.max_payload_bytes)
+        except (ObjectMissing, ObjectCorrupt) as error:
+            raise self._unreadable(site, error) from error
+        verify_payload(payload, manifest)
+        encoded = payload if assembly.central_noise is None else unsalted(payload)
+        tensors = assembly.codec.decode(encoded)
+        verify_tensors(tensors, expected)
+        return Update(tensors=tensors, manifest=manifest)
+
+    def accepted(self, site: str, *, collected: Collected) -> Update:
+        """Read the update that was accepted from one site, and no other.
+
+        A site may have the right to delete what it wrote, and could write something else after it
+        has seen how the round goes.
+
+        Raises:
+            UpdateRejected: With the first check that fails; the update is gone, or another one.
+        """
+        update = self.update(site)
+        self._require_accepted(update.manifest, collected)
+        return update
+
+    def accepted_manifest(self, site: str, *, collected: Collected) -> UpdateManifest:
+        """Read the manifest that was accepted from one site, and no other, without its payload.
+
+        Raises:
+            UpdateRejected: With the first check that fails; it is gone, or another one.
+        """
+        manifest = self._manifest(self._expected(site))
+        self._require_accepted(manifest, collected)
+        return manifest
+
+    def _expected(self, site: str) -> Expected:
+        return expected_of(self._assembly, self._plan, site=site, roster=self._roster)
+
+    def _manifest(self, expected: Expected) -> UpdateManifest:
+        key = keys.manifest(self._assembly.campaign.id, self._plan.round, expected.site)
+        try:
+            manifest = read_document(self._store, key, UpdateManifest, max_bytes=MAX_DOCUMENT_BYTES)
+        except (ObjectMissing, ObjectCorrupt) as error:
+            raise self._unreadable(expected.site, error) from error
+        verify_manifest(manifest, expected)
+        return manifest
+
+    def _declined(self, site: str) -> SiteAnswer:
+        key = keys.declined(self._assembly.campaign.id, self._plan.round, site)
+        try:
+            declined = read_document(self._store, key, Declined, max_bytes=MAX_DOCUMENT_BYTES)
+        except ObjectCorrupt as error:
+            raise self._unreadable(site, error) from error
+        verify_declined(declined, self._expected(site))
+        # Under a guarantee the one code is all: what failed may depend on a row (rule 18).
+        is_open = self._assembly.campaign.privacy.none is not None
+        return SiteAnswer(
+            status="declined",
+            reason=declined.reason,
+            rules=declined.rules,
+            error=declined.error if is_open else None,
+        )
+
+    def _require_accepted(self, manifest: UpdateManifest, collected: Collected) -> None:
+        if document_sha256(manifest) != collected.answers[manifest.site].manifest_sha256:
+            raise UpdateRejected(
+                "payload",
+                f"site {manifest.site!r} round {self._plan.round}: the manifest is not the "
+                "accepted one; it was replaced, so take the right to delete objects from the site",
             )
-        if keys.declined(campaign_id, plan.round, site) in present:
-            return _declined(assembly, store, plan, site=site)
-    except UpdateRejected as error:
-        log.warning("update rejected site=%s round=%d reason=%s", site, plan.round, error.reason)
-        return SiteAnswer(status="rejected", reason=error.reason)
-    return None
 
-
-def read_update(assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str) -> Update:
-    """Read and verify one site's update, in the order of ``fl_core.updates.verify``.
-
-    Raises:
-        UpdateRejected: With the first check that fails.
-    """
-    expected = expected_of(
-        assembly, plan, site=site, roster=read_roster(store, plan.roster_version)
-    )
-    manifest = _read_manifest(assembly, store, plan, expected=expected)
-    try:
-        payload = store.get(
-            keys.payload(assembly.campaign.id, plan.round, site),
-            max_bytes=expected.max_payload_bytes,
-        )
-    except (ObjectMissing, ObjectCorrupt) as error:
-        raise UpdateRejected("payload", f"site {site!r} round {plan.round}: {error}") from error
-    verify_payload(payload, manifest)
-    encoded = payload if assembly.central_noise is None else unsalted(payload)
-    tensors = assembly.codec.decode(encoded)
-    verify_tensors(tensors, expected)
-    return Update(tensors=tensors, manifest=manifest)
-
-
-def _read_manifest(
-    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, expected: Expected
-) -> UpdateManifest:
-    key = keys.manifest(assembly.campaign.id, plan.round, expected.site)
-    try:
-        manifest = read_document(store, key, UpdateManifest, max_bytes=MAX_DOCUMENT_BYTES)
-    except (ObjectMissing, ObjectCorrupt) as error:
-        raise UpdateRejected(
-            "payload", f"site {expected.site!r} round {plan.round}: {error}"
-        ) from error
-    verify_manifest(manifest, expected)
-    return manifest
-
-
-def read_accepted_manifest(
-    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str, collected: Collected
-) -> UpdateManifest:
-    """Read the manifest that was accepted from one site, and no other; its payload is not read.
-
-    Raises:
-        UpdateRejected: With the first check that fails; the manifest is gone, or another one.
-    """
-    roster = read_roster(store, plan.roster_version)
-    expected = expected_of(assembly, plan, site=site, roster=roster)
-    manifest = _read_manifest(assembly, store, plan, expected=expected)
-    _require_accepted(manifest, plan, collected=collected)
-    return manifest
-
-
-def read_accepted(
-    assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str, collected: Collected
-) -> Update:
-    """Read the update that was accepted from one site, and no other.
-
-    A site may have the right to delete what it wrote, and could write something else after it has
-    seen how the round goes.
-
-    Raises:
-        UpdateRejected: With the first check that fails; the update is gone, or another one.
-    """
-    update = read_update(assembly, store, plan, site=site)
-    _require_accepted(update.manifest, plan, collected=collected)
-    return update
-
-
-def _require_accepted(manifest: UpdateManifest, plan: RoundPlan, *, collected: Collected) -> None:
-    if document_sha256(manifest) != collected.answers[manifest.site].manifest_sha256:
-        raise UpdateRejected(
-            "payload",
-            f"site {manifest.site!r} round {plan.round}: the manifest is not the accepted one; it "
-            "was replaced, so take the right to delete objects from the site",
-        )
-
-
-def _declined(assembly: Assembly, store: ObjectStore, plan: RoundPlan, *, site: str) -> SiteAnswer:
-    expected = expected_of(
-        assembly, plan, site=site, roster=read_roster(store, plan.roster_version)
-    )
-    key = keys.declined(assembly.campaign.id, plan.round, site)
-    try:
-        declined = read_document(store, key, Declined, max_bytes=MAX_DOCUMENT_BYTES)
-    except ObjectCorrupt as corrupt:
-        raise UpdateRejected("payload", f"site {site!r} round {plan.round}: {corrupt}") from corrupt
-    verify_declined(declined, expected)
-    # Under a guarantee the one code is all: what failed may depend on a row (SOUNDNESS, rule 18).
-    error = None if assembly.campaign.privacy.none is None else declined.error
-    return SiteAnswer(status="declined", reason=declined.reason, rules=declined.rules, error=error)
+    def _unreadable(self, site: str, error: StoreError) -> UpdateRejected:
+        return UpdateRejected("payload", f"site {site!r} round {self._plan.round}: {error}")
 
 
 def _size(shape: tuple[int, ...]) -> int:

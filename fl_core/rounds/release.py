@@ -34,7 +34,7 @@ from fl_core.rounds.central_release import (
     bury_raw_updates,
     release_centrally,
 )
-from fl_core.rounds.collection import read_accepted
+from fl_core.rounds.collection import RoundAnswers
 from fl_core.rounds.documents import Collected, Outcome, RoundCharge, RoundPlan
 from fl_core.rounds.plan import read_outcome
 from fl_core.rounds.released_delta import read_release, write_release
@@ -137,9 +137,9 @@ def aggregate_updates(
     Raises:
         UpdateRejected: One of them is gone, or is not the one that was accepted.
     """
-    members = []
+    members, answers = [], RoundAnswers(assembly, store, plan)
     for site in collected.accepted:
-        update = read_accepted(assembly, store, plan, site=site, collected=collected)
+        update = answers.accepted(site, collected=collected)
         members.append(Member(site=site, tensors=update.tensors))
     weights = site_weights(assembly.campaign, read_roster(store, plan.roster_version))
     return assembly.aggregator.aggregate(member_order(members), weights, None)

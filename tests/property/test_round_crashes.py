@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fl_core.artifacts import keys
 from fl_core.rounds.adapters import read_state
-from fl_core.rounds.collection import examine_site, read_update
+from fl_core.rounds.collection import RoundAnswers, examine_site
 from fl_core.rounds.plan import open_round
 from tests.fragile_worlds import Crash, FragileStore, Script, coordinate, take_part, until_done
 from tests.worlds import NOW, campaign_of, world_of
@@ -42,7 +42,7 @@ def test_crashes_and_races_keep_one_charge_one_draw_one_release(data):
     assert again.status in {"released", "skipped"}
     if again.status == "released":
         deltas = [
-            read_update(world.assembly, world.store, plan, site=site).tensors
+            RoundAnswers(world.assembly, world.store, plan).update(site).tensors
             for site in again.contributors
         ]
         before = read_state(world.store, world.assembly.campaign, plan.base_hash).tensors()

@@ -17,7 +17,6 @@ from fl_core.cohorts.selection import Uniform
 from fl_core.errors import IncompatibleParts
 from fl_core.privacy.forecast import with_noise
 from fl_core.rounds.closing import close_collection, quorum_missed
-from fl_core.rounds.collection import new_answers
 from fl_core.rounds.documents import QuorumReached
 from fl_core.rounds.upload_time import PLAN_CLOCK
 from tests.round_steps import answers_of, collect, finish, plan_of, release, take_part
@@ -339,32 +338,3 @@ def test_missing_site_is_noted_with_what_its_session_looked_like_but_under_dp(pr
 
     assert collected.answers["c"].status == "missing"
     assert collected.answers["c"].reason == expected
-
-
-class Counting:
-    """Passes everything on and counts what is asked of the store."""
-
-    def __init__(self, inner):
-        self._inner, self.asked = inner, Counter()
-
-    def __getattr__(self, name):
-        def counted(*args, **kwargs):
-            self.asked[name] += 1
-            return getattr(self._inner, name)(*args, **kwargs)
-
-        return counted
-
-
-@pytest.mark.parametrize("sites", [2, 5, 50])
-def test_looking_for_answers_costs_three_requests_however_many_sites(sites):
-    names = tuple(f"s{n:02d}" for n in range(sites))
-    world = world_of(open_campaign_of(names))
-    plan, store = plan_of(world), Counting(world.store)
-
-    answers = new_answers(world.assembly, store, plan, known=())
-    frozen = close_collection(world.assembly, store, plan, answers=answers, now=NOW)
-
-    assert (answers, frozen) == ({}, None)
-    # One listing for all sites, one of the rosters for those revoked, and one look whether another
-    # coordinator has closed the round.
-    assert store.asked == {"list": 2, "get": 1}
