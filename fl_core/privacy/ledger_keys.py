@@ -47,9 +47,18 @@ def keys_before(entries: Iterable[LedgerEntry], public_keys: Iterable[str]) -> f
     return frozenset(found)
 
 
-def keys_after(entries: Iterable[LedgerEntry], public_keys: Iterable[str]) -> frozenset[str]:
-    """Return these keys and all that they, or keys after them, have signed the ledger over to."""
-    rotations = [each for each in entries if is_rotation(each) and each.old_signature is not None]
+def keys_after(
+    entries: Iterable[LedgerEntry], public_keys: Iterable[str], *, trusted: Iterable[LedgerEntry]
+) -> frozenset[str]:
+    """Return these keys and all that the ledger was handed to after them.
+
+    Args:
+        entries: Where a rotation counts if the key that hands over signed it.
+        public_keys: Keys to begin with.
+        trusted: Where one that names a lost key counts too: what the site itself wrote down.
+    """
+    signed = (each for each in entries if each.old_signature is not None)
+    rotations = [each for each in (*signed, *trusted) if is_rotation(each)]
     found = set(public_keys)
     while later := {str(e.new_key) for e in rotations if e.old_key in found} - found:
         found |= later

@@ -14,48 +14,32 @@ Nothing is written here: the caller first closes the exchanges of what was lost,
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from fl_core.artifacts import keys
-from fl_core.artifacts.documents import document_sha256, from_bytes, sha256_hex, to_bytes
-from fl_core.artifacts.store import ObjectStore
-from fl_core.errors import LedgerCorrupt, ObjectCorrupt, StoreError, WitnessUnavailable
-from fl_core.privacy.ledger_documents import MAX_ENTRY_BYTES, LedgerEntry, LostCharge, LostRange
-from fl_core.privacy.ledger_keys import is_of_keys, keys_after, keys_before, signer_of
+from fl_core.artifacts.documents import document_sha256, to_bytes
+from fl_core.errors import LedgerCorrupt, WitnessUnavailable
+from fl_core.privacy.held_entries import Held, LostLedger, collect, keys_of
+from fl_core.privacy.ledger_documents import LedgerEntry, LostCharge, LostRange
+from fl_core.privacy.ledger_keys import signer_of
 from fl_core.privacy.witness import WitnessedStore, held_sequences
-from fl_core.updates.signing import SigningKey, public_hex, sign
+from fl_core.updates.signing import sign
+
+__all__ = [
+    "MARGIN",
+    "LostLedger",
+    "Owed",
+    "Recovery",
+    "append_missing",
+    "charges_of",
+    "find_recovery",
+]
 
 # How far past the last known entry a recovery goes when witnesses are away: what they may still
 # hold lies below it, so that it cannot collide when they come back.
 MARGIN = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class LostLedger:
-    """A ledger to be recovered.
-
-    Attributes:
-        owner: Site whose ledger it is.
-        dataset: Opaque id of the protected data.
-        unit: Unit of protection.
-        key: The site's signing key.
-        store: The ledger's own store, as it was restored; may be empty.
-        lost_key: Public key, hex, that nobody has any more and ``key`` takes the place of.
-    """
-
-    owner: str
-    dataset: str
-    unit: str
-    key: SigningKey
-    store: ObjectStore
-    lost_key: str | None = None
-
-    @property
-    def public_key(self) -> str:
-        """The key that signs from here on, hex."""
-        return public_hex(self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +80,6 @@ class Recovery:
         return bool(self.imported or self.replaced or self.recovered or self.rotated)
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """One entry, and who holds it."""
-
-    entry: LedgerEntry
-    sha256: str
-    data: bytes
-    is_local: bool
-    is_witnessed: bool
-    is_in_force: bool = False
-
-
 def find_recovery(
     ledger: LostLedger,
     witnesses: Sequence[WitnessedStore],
@@ -131,7 +103,7 @@ def find_recovery(
         LedgerCorrupt: Nobody holds a genesis signed by this key or one before it, so there is
             nothing to build on; or the key has handed the ledger to another one.
     """
-    held, away = _collect(ledger, witnesses)
+    held, away = collect(ledger, witnesses)
     if away and not assume_lost:
         raise WitnessUnavailable(
             f"{', '.join(away)} cannot be read, and may hold entries that nobody else does; "
@@ -163,65 +135,10 @@ def find_recovery(
     return replace(recovery, entries=entries | new, recovered=recovered, rotated=rotated)
 
 
-def _collect(
-    ledger: LostLedger, witnesses: Sequence[WitnessedStore]
-) -> tuple[list[_Held], list[str]]:
-    """Return every entry that its keys signed, once each, and which own witnesses are away."""
-    own = WitnessedStore("ledger", ledger.store, is_own=True)
-    found: dict[str, _Held] = {}
-    for each in _held_by(ledger, own, keys.LEDGER):
-        found[each.sha256] = replace(each, is_local=True)
-    away = []
-    prefix = keys.witness(ledger.owner, ledger.dataset, ledger.unit)
-    for witness in witnesses:
-        try:
-            read = list(_held_by(ledger, witness, prefix))
-        except StoreError:
-            if witness.is_own:
-                away.append(witness.name)
-            continue
-        for each in read:
-            found[each.sha256] = replace(found.get(each.sha256, each), is_witnessed=True)
-    held = _of_its_keys(ledger, list(found.values()))
-    return sorted(held, key=lambda each: (each.entry.seq, each.sha256)), away
-
-
-def _of_its_keys(ledger: LostLedger, found: Sequence[_Held]) -> list[_Held]:
-    entries, own = [each.entry for each in found], ledger.public_key
-    known = keys_before(entries, {own})
-    if ledger.lost_key is not None:
-        # Nobody can say any more which key of the site was the last one.
-        known |= keys_after(entries, keys_before(entries, {ledger.lost_key}))
-    elif keys_after(entries, {own}) != {own}:
-        raise LedgerCorrupt(
-            f"the ledger of {ledger.dataset!r} was handed to another key, and this folder holds "
-            f"the one before it ({own[:16]}); put the newer key.pem back",
-            hint="if it is lost, `fedloom site rotate --lost-key` goes on with a new one",
-        )
-    return [
-        replace(each, is_in_force=signer_of(each.entry, (own,)) == own)
-        for each in found
-        if is_of_keys(each.entry, known)
-    ]
-
-
-def _held_by(ledger: LostLedger, holder: WitnessedStore, prefix: str) -> Iterable[_Held]:
-    for seq in sorted(held_sequences(holder.store, prefix)):
-        key = keys.witnessed_entry(prefix, seq)
-        try:
-            data = holder.store.get(key, max_bytes=MAX_ENTRY_BYTES)
-            entry = from_bytes(LedgerEntry, data, what=key)
-        except ObjectCorrupt:
-            continue
-        is_of_ledger = (entry.seq, entry.dataset, entry.unit) == (seq, ledger.dataset, ledger.unit)
-        if is_of_ledger and to_bytes(entry) == data:
-            yield _Held(entry, sha256_hex(data), data, is_local=False, is_witnessed=False)
-
-
-def _trunk(held: Sequence[_Held]) -> list[_Held]:
+def _trunk(held: Sequence[Held]) -> list[Held]:
     """Return the branch that goes furthest, down to its genesis, in order."""
     by_sha256 = {each.sha256: each for each in held}
-    trunk: list[_Held] = []
+    trunk: list[Held] = []
     current = max(held, key=_preference, default=None)
     while current is not None:
         trunk.append(current)
@@ -234,7 +151,7 @@ def _trunk(held: Sequence[_Held]) -> list[_Held]:
     return trunk[::-1]
 
 
-def _preference(held: _Held) -> tuple[bool, int, bool, bool, str]:
+def _preference(held: Held) -> tuple[bool, int, bool, bool, str]:
     # A branch on which an older key went on is given up, however long it is.
     return held.is_in_force, held.entry.seq, held.is_witnessed, held.is_local, held.sha256
 
@@ -243,8 +160,8 @@ def _preference(held: _Held) -> tuple[bool, int, bool, bool, str]:
 class _Findings:
     """What a new entry has to account for."""
 
-    held: Sequence[_Held]
-    trunk: Sequence[_Held]
+    held: Sequence[Held]
+    trunk: Sequence[Held]
     owed: Owed
     is_blind: bool
 
@@ -272,7 +189,7 @@ class _Findings:
         top = self.trunk[-1]
         return top.entry.seq + (MARGIN if self.is_blind else 0) + 1, top.sha256
 
-    def aside(self) -> list[_Held]:
+    def aside(self) -> list[Held]:
         """Return the entries of other branches that count and that no earlier recovery named."""
         on_trunk = {each.sha256 for each in self.trunk}
         named = {sha256 for each in self.trunk for sha256 in each.entry.set_aside or ()}
@@ -295,11 +212,10 @@ class _Findings:
 
 
 def _rotated(ledger: LostLedger, findings: _Findings, *, now: datetime) -> LedgerEntry | None:
-    top, entries = findings.trunk[-1], [each.entry for each in findings.held]
+    top = findings.trunk[-1]
     if top.is_in_force:
         return None
-    lost = keys_before(entries, {str(ledger.lost_key)})
-    last = signer_of(top.entry, sorted(keys_after(entries, lost)))
+    last = signer_of(top.entry, sorted(keys_of(ledger, findings.held)))
     seq, previous_sha256 = findings.next_place()
     entry = LedgerEntry(
         seq=seq,
@@ -338,7 +254,7 @@ def _recovered(
     return sign(entry, ledger.key)
 
 
-def _charges(findings: _Findings, *, has_lost: bool, aside: Sequence[_Held]) -> list[LostCharge]:
+def _charges(findings: _Findings, *, has_lost: bool, aside: Sequence[Held]) -> list[LostCharge]:
     # Another branch's charge counts also where the ledger has one for the same round: each may have
     # paid for a draw of its own.
     charges = [charge for each in aside for charge in charges_of(each.entry)]

@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 LEAST_WITNESSES = 2
 # A witness that is new or was away for long catches up over several rounds and counts after that.
 MAX_PUSHED = 256
+BEHIND = (
+    "a witness that answers lacks more than it takes at once, or holds something else there; where "
+    "this is an older folder, whose key was replaced as lost, put the newest key.pem back"
+)
 RECOVER = "stop the site, find out what was restored, then run `fedloom ledger recover`"
 
 
@@ -99,6 +103,7 @@ def publish(
     prefix = keys.witness(owner, ledger.dataset, ledger.unit)
     chain = ledger.chain()
     acknowledged: list[WitnessedStore] = []
+    hint = ""
     for witness in witnesses:
         try:
             held = _Copies(witness.store, prefix, is_followed=is_followed)
@@ -109,12 +114,14 @@ def publish(
         if is_current:
             acknowledged.append(witness)
         else:
+            hint = BEHIND
             log.warning("witness does not count name=%s", witness.name)
     if not any(witness.is_own for witness in acknowledged):
         own = ", ".join(witness.name for witness in witnesses if witness.is_own) or "none"
         raise WitnessUnavailable(
             f"entry {chain.entries[-1].seq} of ledger {ledger.dataset!r} was acknowledged by no "
-            f"witness of the site's own ({own}); nothing is trained until one is reachable"
+            f"witness of the site's own ({own}); nothing is trained until one does",
+            hint=hint,
         )
     return tuple(witness.name for witness in acknowledged)
 

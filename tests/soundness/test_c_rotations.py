@@ -392,3 +392,26 @@ def test_rule_14_update_is_judged_by_the_key_of_its_rounds_roster_and_no_other()
     assert (answers["b"].status, answers["b"].reason) == ("rejected", "signature")
     assert answers["a"].status == answers["c"].status == "accepted"
     assert read_roster(world.store, 3).entry("a") != latest_roster(world.store).entry("a")
+
+
+def test_rule_14_folder_whose_key_was_replaced_as_lost_trains_nothing_and_is_told_why():
+    world = world_of(campaign_of())
+    take_part(world, world.sites["a"], 1)
+    old, ledger = world.sites["a"], copy_of(world.ledgers["a"])
+    key = generate_key()
+    left = lost(world, key, lost_key=public_hex(old.key), ledger_store=world.ledgers["a"])
+    append_missing(left, find_recovery(left, old.witnesses, Owed(), now=NOW))
+    after = Ledger(world.ledgers["a"], dataset=old.policy.dataset, unit="row", key=key)
+    publish(after, old.witnesses, owner="a")
+    # A backup with the key that was thought lost turns up.
+    restored = open_site("a", old.key, old.policy, ledger, MemoryStore(), witnesses=old.witnesses)
+
+    trained = world.works["a"].trainings
+
+    with pytest.raises(WitnessUnavailable) as caught:
+        take_part(world, restored, 2)
+    with pytest.raises(LedgerCorrupt, match="handed to another key"):
+        recover(world, ledger, MemoryStore())
+
+    assert "put the newest key.pem back" in caught.value.hint
+    assert world.works["a"].trainings == trained
