@@ -107,9 +107,11 @@ class Session:
             seen, word = decision_mark(self.home), self._locked_answer(plan)
             while word == "held":
                 held = Held(self.assembly.campaign.id, plan, seen)
-                if not await_decision(self.home, self.store, held, is_over=self.is_over):
+                ended = await_decision(self.home, self.store, held, is_over=self.is_over)
+                if ended == "closed":
                     site = open_site(self.home, self.config)
                     withhold(site, self.assembly, plan, "the round went on before it was approved")
+                if ended != "look":
                     return "failed"
                 seen, word = decision_mark(self.home), self._locked_answer(plan)
         except Exception as error:

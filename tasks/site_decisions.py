@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import read_document
@@ -142,13 +143,14 @@ def require_held(home: SiteHome, campaign: KnownCampaign, round_number: int) -> 
     """Check that a round waits for the operator's word, and return its manifest's SHA-256.
 
     Raises:
-        CampaignError: Nothing of that round is held, or its deadline has passed.
+        CampaignError: Nothing of that round is held, its deadline has passed, or it is refused.
     """
     prefix = keys.exchange(site_policy(home).dataset, campaign.digest, round_number)
     record = outbox_of(home).record(prefix)
     held, manifest = record.notes.get("held"), record.files.get(keys.MANIFEST)
     what = f"round {round_number} of {campaign.name}"
-    if record.progress != "held" or held is None or manifest is None:
+    # Also what was withheld: by a refusal that was taken back, say.
+    if record.progress not in {"held", "withheld"} or held is None or manifest is None:
         found = record.progress if record.plan_sha256 else "not in the outbox"
         raise CampaignError(
             f"{what} is {found}, and only what is held can be approved",
@@ -158,6 +160,11 @@ def require_held(home: SiteHome, campaign: KnownCampaign, round_number: int) -> 
         raise CampaignError(
             f"{what} could be approved until {held.until.isoformat()}, and that is past; nothing "
             "of it leaves, and it stays charged"
+        )
+    why = standing_of(home).refusal(campaign.digest, round_number)
+    if why:
+        raise CampaignError(
+            f"{what} cannot leave: {why}", hint="`fedloom site refuse --undo` takes a refusal back"
         )
     return manifest
 
@@ -192,7 +199,7 @@ def decision_mark(home: SiteHome) -> tuple[int, int]:
 
 def await_decision(
     home: SiteHome, store: ObjectStore, held: Held, *, is_over: Callable[[], bool]
-) -> bool:
+) -> Literal["look", "closed", "over"]:
     """Wait while an update is held, until there is something to look at again.
 
     Args:
@@ -202,17 +209,19 @@ def await_decision(
         is_over: Says whether the campaign run has ended.
 
     Returns:
-        True after a decision, a change of the policy, or the deadline; False if the round went on
-        without the site or the run has ended.
+        ``look`` after a decision, a change of the policy, or the deadline; ``closed`` if the round
+        went on without the site; ``over`` if the campaign run has ended.
     """
     next_ask = time.monotonic() + ASK_S
     while datetime.now(UTC) < held.plan.deadline and decision_mark(home) == held.seen:
         if time.monotonic() >= next_ask:
-            if is_over() or _is_closed(store, keys.collected(held.campaign_id, held.plan.round)):
-                return False
+            if _is_closed(store, keys.collected(held.campaign_id, held.plan.round)):
+                return "closed"
+            if is_over():
+                return "over"
             next_ask = time.monotonic() + ASK_S
         time.sleep(LOOK_S)
-    return True
+    return "look"
 
 
 def _is_closed(store: ObjectStore, key: str) -> bool:

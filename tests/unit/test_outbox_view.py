@@ -21,7 +21,15 @@ from tasks import site_decisions
 from tasks.outbox_page import to_page
 from tasks.outbox_view import read_outbox
 from tasks.outgoing import OutgoingLog
-from tasks.site_decisions import KnownCampaign, approve_round, find_campaign, leave, pause, refuse
+from tasks.site_decisions import (
+    KnownCampaign,
+    allow,
+    approve_round,
+    find_campaign,
+    leave,
+    pause,
+    refuse,
+)
 
 FILES = ["budget.json", "manifest.json", "payload.safetensors"]
 
@@ -205,7 +213,7 @@ def test_hold_ends_with_the_deadline_and_the_lock_is_free_meanwhile(tmp_path):
 
     assert answers == ["failed"]
     assert site.left() == []
-    with pytest.raises(CampaignError, match="withheld"):
+    with pytest.raises(CampaignError, match="could be approved until"):
         approve_round(site.home, find_campaign(site.home, "tiny"), 1)
 
 
@@ -220,6 +228,42 @@ def test_hold_ends_when_the_round_goes_on_without_the_site(site):
 
     assert answers == ["failed"]
     assert "went on" in shown(site).exchanges[0].why
+
+
+@pytest.mark.usefixtures("quick")
+def test_hold_ends_with_the_campaign_run_and_the_next_run_asks_again(site):
+    site.hold()
+    session, plan, answers = site.session, site.plan(), []
+    session.is_over = lambda: bool(shown(site).exchanges)
+    thread = threading.Thread(target=lambda: answers.append(session.answer(plan)))
+    thread.start()
+    thread.join(60)
+    between = shown(site).exchanges[0].progress
+
+    approve_round(site.home, find_campaign(site.home, "tiny"), 1)
+    again = site.session.answer(plan)
+
+    assert (answers, between, again) == (["failed"], "held", "uploaded")
+    assert site.work.trainings == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_refusal_that_is_taken_back_in_time_leaves_the_update_to_be_approved(site):
+    site.hold()
+    thread, answers = answering(site)
+    wait_for("held", site)
+    tiny = find_campaign(site.home, "tiny")
+    refuse(site.home, tiny, round_number=1, why="")
+    thread.join(60)
+    with pytest.raises(CampaignError, match="refused the round"):
+        approve_round(site.home, tiny, 1)
+
+    allow(site.home, tiny, round_number=1, why="")
+    approve_round(site.home, tiny, 1)
+
+    assert answers == ["failed"]
+    assert site.answer() == "uploaded"
+    assert shown(site).exchanges[0].progress == "uploaded"
 
 
 @pytest.mark.usefixtures("quick")
