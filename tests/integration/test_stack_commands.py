@@ -16,6 +16,7 @@ import pytest
 from flows.local_stack import connect, stop
 from flows.process_guard import members
 from flows.stack_file import recorded_processes
+from tasks.invite import read_invite
 
 FEDLOOM = [sys.executable, "-m", "flows.cli.main"]
 PROCESSES = {"postgres", "s3", "prefect", "mlflow", "gateway", "coordinator", "evaluation"}
@@ -77,6 +78,7 @@ def test_interrupted_foreground_stack_ends_cleanly(home, number):
     rest, _ = command.communicate()
 
     assert set(document["processes"]) == PROCESSES
+    assert read_invite(Path(document["gateway"]["invite"])).url == document["gateway"]["url"]
     assert rest == b""
     assert command.returncode == 0
     assert all_gone(groups)
