@@ -117,11 +117,17 @@ def _written(file: Path, locked: "Campaign") -> dict[str, Any]:
     return {"digest": locked.digest, "locked": str(target)}
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917  the options of a command
     file: Annotated[
         str, typer.Argument(help="Campaign file to start, or the id of one to resume.")
     ],
     rounds: Annotated[int, typer.Option(min=0, help="Rounds in this run; 0 is all.")] = 0,
+    quorum: Annotated[
+        int, typer.Option(min=0, help="Updates a round needs, if more than the campaign's.")
+    ] = 0,
+    grace_s: Annotated[
+        float, typer.Option(min=0, help="Seconds for the rest after the quorum; 0: campaign's.")
+    ] = 0.0,
     home: HomeOption = Path(".fedloom"),
     json_output: JsonOption = False,
 ) -> None:
@@ -130,8 +136,10 @@ def run(
     Example: `fedloom run my-first.toml`
     """
     from fl_core.campaign.loading import read_campaign
+    from fl_core.rounds.documents import RoundChoice
+    from fl_core.rounds.plan import require_choice_fits
 
-    parameters: dict[str, str | int] = {"rounds": rounds}
+    parameters: dict[str, str | float] = {"rounds": rounds, "quorum": quorum, "grace_s": grace_s}
     path = Path(file)
     # An id has neither a dot nor a slash, so whatever has one is meant as a file.
     if path.is_file() or not {".", "/"}.isdisjoint(file):
@@ -146,6 +154,7 @@ def run(
         frozen = require_startable(str(parameters["campaign"]))
     else:
         frozen = require_campaign(campaign_id)
+    require_choice_fits(frozen, RoundChoice(quorum=quorum or None, grace_s=grace_s or None))
     warnings = show_warnings(frozen)
     ended = follow(campaign_id, parameters)
     if json_output:
@@ -223,7 +232,7 @@ def locked_by_worker(text: str) -> "Campaign":
     return read_locked(store, text_sha256, attempt)
 
 
-def follow(campaign_id: str, parameters: Mapping[str, str | int]) -> "CampaignStatus":
+def follow(campaign_id: str, parameters: Mapping[str, str | float]) -> "CampaignStatus":
     """Start a campaign run, show its rounds until it ends, and return the final status.
 
     Raises:

@@ -3,9 +3,11 @@
 import pytest
 
 from fl_core.artifacts import keys
+from fl_core.artifacts.local import LocalStore
 from fl_core.errors import CampaignError
 from fl_core.rounds.documents import RoundChoice
 from fl_core.rounds.plan import open_round
+from flows.cli import campaigns
 from tests.round_steps import finish, plan_of, take_part
 from tests.worlds import NO_PRIVACY, NOW, campaign_of, world_of
 
@@ -63,3 +65,16 @@ def test_choice_that_breaks_the_campaign_is_refused_before_anybody_is_asked(camp
         )
 
     assert world.store.list(keys.rounds("tiny")) == []
+
+
+def test_command_refuses_a_laxer_quorum_before_anything_runs(tmp_path, monkeypatch):
+    world = world_of(open_campaign_of(quorum=2))
+    store = LocalStore(tmp_path)
+    for key in world.store.list(""):
+        store.put_once(key, world.store.get(key))
+    monkeypatch.setenv("FEDLOOM_STORE", tmp_path.as_uri())
+    # Nobody listens there: the refusal comes before the server is asked.
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+
+    with pytest.raises(CampaignError, match="allows 2 to 3; a run may ask for more"):
+        campaigns.run("tiny", quorum=1)
