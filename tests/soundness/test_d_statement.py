@@ -23,6 +23,7 @@ from fl_core.updates.records import BudgetStatement, Charge, GateReport
 # Field -> how it depends on the site's rows.
 NAMES = "names what is answered"
 PUBLIC = "a public number of the campaign"
+KEYS = "a public key, drawn without a look at the rows"
 LEDGER = "follows from public events of the ledger"
 NOISED = "a hash of, or bound on, the noised update"
 OUTSIDE = "depends on rows; listed outside the claim"
@@ -89,6 +90,9 @@ LEAVES = {
         "lost": LEDGER,
         "charges": LEDGER,
         "set_aside": LEDGER,
+        "old_key": KEYS,
+        "new_key": KEYS,
+        "old_signature": SIGNED,
         "time": OUTSIDE,
         "previous_sha256": LEDGER,
         "signature": SIGNED,
