@@ -69,12 +69,19 @@ class Gateway:
 def make_app(gateway: Gateway) -> Starlette:
     """Return the application of a gateway."""
     limits = gateway.limits
-    bodies, copies = Bodies(limits), Buckets(limits.copies)
-    watcher = Watcher(gateway.store)
+    bodies, watcher = Bodies(limits), Watcher(gateway.store)
     store_door = StoreDoor(
-        StoreParts(gateway.store, OpenRounds(gateway.store), watcher, bodies, copies, limits)
+        StoreParts(
+            store=gateway.store,
+            rounds=OpenRounds(gateway.store),
+            watcher=watcher,
+            bodies=bodies,
+            copies=Buckets(limits.copies),
+            wide=Buckets(limits.listings),
+            limits=limits,
+        )
     )
-    hellos = HelloDoor(gateway.store, bodies, copies)
+    hellos = HelloDoor(gateway.store, bodies, Buckets(limits.hellos))
     prefect = PrefectDoor(gateway.prefect, bodies=bodies, complaints=hellos.complaints)
 
     async def health(request: Request) -> JSONResponse:

@@ -43,7 +43,9 @@ class Limits:
     Attributes:
         requests: Of one site.
         strangers: Requests of one address that is no site.
-        copies: Objects a site writes beside updates: copies for witnesses, words about versions.
+        copies: Copies of its ledger that a site writes for witnesses.
+        hellos: Different hellos of a site.
+        listings: Listings of all campaigns by a site.
         at_once: Requests of one site that are under way at one time, waiting ones included.
         body_bytes: Bytes of all bodies in memory at one time.
         body_wait_s: How long an upload waits for room in memory.
@@ -55,6 +57,8 @@ class Limits:
     requests: Rate = Rate(burst=200, per_s=50)
     strangers: Rate = Rate(burst=60, per_s=5)
     copies: Rate = Rate(burst=2000, per_s=2)
+    hellos: Rate = Rate(burst=20, per_s=1 / 600)
+    listings: Rate = Rate(burst=20, per_s=0.1)
     at_once: int = 24
     body_bytes: int = 1 << 30
     body_wait_s: float = 60

@@ -1,4 +1,4 @@
-"""Whether a round takes an update from a site now, and how long its payload may be.
+"""Which campaigns are a site's, and whether a round takes an update from it now.
 
 The same questions are asked again at collection, which decides. They are asked here too so that
 nothing is kept of a site that is not asked: no object beside a round, none after its end, none
@@ -6,6 +6,7 @@ that is longer than an honest update. Campaigns, plans and rosters never change 
 there, so each is read once.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,14 +15,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import read_document
 from fl_core.artifacts.store import ObjectStore, exists
-from fl_core.errors import CampaignError, ObjectMissing, RoundClosed, UpdateRejected
+from fl_core.campaign.campaign import Campaign
+from fl_core.errors import (
+    CampaignError,
+    ObjectCorrupt,
+    ObjectMissing,
+    RoundClosed,
+    UpdateRejected,
+)
 
 if TYPE_CHECKING:
     from fl_core.assembly import Assembly
     from fl_core.rounds.documents import RoundPlan
 
 T = TypeVar("T")
-_KEPT = 64
+_KEPT = 256
+
+log = logging.getLogger(__name__)
 
 
 class OpenRounds:
@@ -38,6 +48,26 @@ class OpenRounds:
         self._store = store
         self._now = now
         self._known: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+
+    def concerns(self, key: str, *, site: str) -> bool:
+        """Say whether an object is of no campaign, or of one that names the site.
+
+        Raises:
+            StoreUnavailable: The store does not answer.
+        """
+        folder, _, rest = key.partition("/")
+        if folder != "campaigns":
+            return True
+        campaign_id = rest.partition("/")[0]
+        frozen = keys.campaign(campaign_id)
+        try:
+            campaign = self._once((frozen,), lambda: read_document(self._store, frozen, Campaign))
+        except ObjectMissing:
+            return False
+        except ObjectCorrupt as error:
+            log.warning("campaign cannot be read key=%s error=%s", frozen, error)
+            return False
+        return site in campaign.sites
 
     def longest_payload(self, campaign_id: str, round_number: int, *, site: str) -> int:
         """Return how many bytes a site's payload may have, if the round takes one from it now.

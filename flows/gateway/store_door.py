@@ -1,8 +1,9 @@
 """The store, as far as a site may see it: get, put once, list, wait. There is no delete.
 
-Whole keys decide (``fl_core.artifacts.site_keys``), so a site learns nothing of another one: not
-what it wrote, not whether, not its name in a listing. Whether a key is somebody else's or does not
-exist is answered alike. A write is judged before its body is read: the key, the length, the round.
+Whole keys decide (``fl_core.artifacts.site_keys``), and of a campaign only those sites see anything
+that it names. So a site learns nothing of another one: not what it wrote, not whether, not its name
+in a listing; what is somebody else's and what does not exist are answered alike. A write is judged
+before its body is read: the key, the length, the round.
 """
 
 import asyncio
@@ -31,7 +32,9 @@ MAX_KEYS = 16
 MAX_COPY_BYTES = 1 << 20
 _MAX_PAYLOAD_BYTES = 1 << 36
 _READS_AT_ONCE = 8
-_ROOTS = ("rosters/", "ledger/clients/")
+_ROOTS = ("campaigns/", "rosters/", "ledger/clients/")
+# Below one campaign, nothing of others has to be passed over.
+_DEEP = 2
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ class StoreParts:
         watcher: Waits for keys.
         bodies: Reads bodies.
         copies: How many copies each site may write.
+        wide: How often each site may list all campaigns.
         limits: What the gateway grants.
     """
 
@@ -54,6 +58,7 @@ class StoreParts:
     watcher: Watcher
     bodies: Bodies
     copies: Buckets
+    wide: Buckets
     limits: Limits
 
 
@@ -67,8 +72,7 @@ class StoreDoor:
     async def get(self, request: Request) -> Any:
         """Answer with an object that the site may read."""
         key = _key(request)
-        if not is_readable(key, site=request.state.site):
-            raise _not_yours()
+        await self._require_readable([key], site=request.state.site)
         async with self._reads:
             try:
                 data = await _asked(self._parts.store.get, key)
@@ -101,21 +105,22 @@ class StoreDoor:
     async def keys(self, request: Request) -> Response:
         """List the keys below a prefix that the site may read."""
         prefix, site = request.query_params.get("prefix", ""), request.state.site
-        if not _is_narrow(prefix, site=site):
+        if not _is_listed(prefix, site=site):
             raise HTTPException(
-                403,
-                "keys are listed below campaigns/ID/, rosters/, ledger/clients/ or witness/SITE/",
+                403, "keys are listed below campaigns/, rosters/, ledger/clients/ or witness/SITE/"
             )
+        if prefix.count("/") < _DEEP and prefix.startswith("campaigns/"):
+            self._parts.wide.require(site, "listings of all campaigns")
         found = await _asked(self._parts.store.list, prefix)
-        return JSONResponse([key for key in found if is_readable(key, site=site)])
+        readable = [key for key in found if is_readable(key, site=site)]
+        return JSONResponse(await _asked(self._concerning, readable, site))
 
     async def wait(self, request: Request) -> Response:
         """Answer once one of some keys exists, or with an empty list."""
         wanted, site = request.query_params.getlist("key"), request.state.site
         if not 1 <= len(wanted) <= MAX_KEYS:
             raise HTTPException(400, f"{len(wanted)} keys are named, expected 1 to {MAX_KEYS}")
-        if not all(is_readable(key, site=site) for key in wanted):
-            raise _not_yours()
+        await self._require_readable(wanted, site=site)
         seconds = _seconds(request.query_params.get("seconds", "20"))
         waiting = asyncio.create_task(self._parts.watcher.wait(wanted, seconds=seconds))
         gone = asyncio.create_task(_gone(request))
@@ -126,6 +131,15 @@ class StoreDoor:
         finally:
             waiting.cancel()
             gone.cancel()
+
+    async def _require_readable(self, wanted: list[str], *, site: str) -> None:
+        if not all(is_readable(key, site=site) for key in wanted):
+            raise _not_yours()
+        if await _asked(self._concerning, wanted, site) != wanted:
+            raise _not_yours()
+
+    def _concerning(self, found: list[str], site: str) -> list[str]:
+        return [key for key in found if self._parts.rounds.concerns(key, site=site)]
 
     async def _limit(self, key: str, kind: Kind, site: str, *, is_counted: bool = True) -> int:
         of = round_of_update(key)
@@ -186,14 +200,11 @@ def _key(request: Request) -> str:
         raise _not_yours() from None
 
 
-def _is_narrow(prefix: str, *, site: str) -> bool:
+def _is_listed(prefix: str, *, site: str) -> bool:
     try:
         require_prefix(prefix)
     except ValueError:
         return False
-    parts = prefix.split("/")
-    if parts[0] == "campaigns":
-        return len(parts) > 2 and bool(parts[1])  # noqa: PLR2004  below one campaign
     return prefix.startswith((*_ROOTS, f"witness/{site}/"))
 
 

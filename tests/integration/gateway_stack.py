@@ -182,7 +182,7 @@ class GatewayStack:
 
     def campaign(self, **changes: Any) -> "OpenCampaign":
         """Freeze a campaign of its own id and open its first round now."""
-        campaign = campaign_of(SITES, **({"id": f"made-{next(self._numbers)}"} | changes))
+        campaign = campaign_of(**({"sites": SITES, "id": f"made-{next(self._numbers)}"} | changes))
         assembly = open_campaign(self.store, campaign)
         return OpenCampaign(self, assembly)
 

@@ -109,9 +109,7 @@ def test_listing_shows_a_site_its_own_and_the_coordinators_keys_only(gateway, an
     assert keys.manifest(answered.id, 1, "south") in own
 
 
-@pytest.mark.parametrize(
-    "prefix", ["", "campaigns/", "witness/south/", "hellos/", "../", "drafts/"]
-)
+@pytest.mark.parametrize("prefix", ["", "witness/south/", "hellos/", "../", "drafts/"])
 def test_listing_wider_than_a_site_needs_is_refused(gateway, prefix):
     with gateway.client("north") as client:
         answer = client.get("/store/keys", params={"prefix": prefix})
@@ -287,7 +285,32 @@ def test_waiting_ends_as_soon_as_one_of_the_keys_is_written(gateway):
 
 
 def test_waiting_for_what_never_comes_ends_with_nothing(gateway):
+    campaign = gateway.campaign()
     with gateway.client("north") as client:
-        answer = client.get("/store/wait", params={"key": keys.plan("none", 1), "seconds": 0.2})
+        wanted = {"key": keys.plan(campaign.id, 1), "seconds": 0.2}
+        answer = client.get("/store/wait", params=wanted)
 
     assert (answer.status_code, answer.json()) == (200, [])
+
+
+def test_campaign_that_does_not_name_a_site_is_closed_to_it(gateway):
+    campaign = gateway.campaign(sites=("south",))
+    key = keys.plan(campaign.id, 1)
+    campaign.plan()
+
+    with gateway.client("north") as client:
+        statuses = {
+            client.get(object_path(keys.campaign(campaign.id))).status_code,
+            client.get(object_path(key)).status_code,
+            client.get("/store/wait", params={"key": key, "seconds": 0}).status_code,
+            client.get(object_path(keys.plan("not-there", 1))).status_code,
+        }
+        below = client.get("/store/keys", params={"prefix": f"campaigns/{campaign.id}/"})
+        everywhere = client.get("/store/keys", params={"prefix": "campaigns/"})
+    with gateway.client("south") as client:
+        own = client.get("/store/keys", params={"prefix": "campaigns/"})
+
+    assert statuses == {403}
+    assert below.json() == []
+    assert not [found for found in everywhere.json() if campaign.id in found.split("/")]
+    assert key in own.json()
