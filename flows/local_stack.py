@@ -12,14 +12,12 @@ Layout of a home: ``stack.json`` (ports, keys), ``run/`` (process records, worke
 
 import contextlib
 import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from fl_core.errors import CampaignError, ServerFailed
 from flows.home_upgrade import upgrade_stack_file
@@ -30,7 +28,7 @@ from flows.local_gateway import (
     prepare_gateway,
     start_gateway,
 )
-from flows.postgres import require_database, running_url, start_postgres
+from flows.postgres import start_postgres
 from flows.processes import (
     ServerProcess,
     answers,
@@ -42,6 +40,7 @@ from flows.processes import (
     stop_all,
 )
 from flows.servers import S3Access, start_mlflow, start_prefect, start_seaweed
+from flows.stack_databases import database_urls, running_database_urls
 from flows.stack_file import (
     BUCKET,
     MLFLOW_BUCKET,
@@ -63,8 +62,6 @@ SERVERS = ("postgres", "s3", "prefect", "mlflow", "gateway")
 # Sites go first, then their door, then what stands behind it, the database last.
 _ENDING = (("gateway",), ("prefect", "mlflow", "s3"), ("postgres",))
 
-_DATABASES = ("prefect", "mlflow")
-_BY_DRIVER = {"asyncpg": "prefect", "psycopg2": "mlflow"}
 _HEALTH_PATHS = {"s3": "/healthz", "prefect": "/api/health", "mlflow": "/health"}
 
 OnProgress = Callable[[str], None]
@@ -126,7 +123,8 @@ def start(
         on_progress: Told what becomes healthy.
 
     Raises:
-        CampaignError: The gateway cannot have the names that are stated.
+        CampaignError: The gateway cannot have the names that are stated, or the stack runs
+            already and otherwise than stated.
         PortInUse: A stated port, or one of before, has another listener.
         ServerFailed: A server did not start; the others are stopped again.
     """
@@ -138,6 +136,7 @@ def start(
         upgrade_stack_file(home)
         running = connect(home)
         if running is not None:
+            _require_as_it_runs(running, stated or Stated())
             return running
         _end_recorded(home)
         file = prepared_stack_file(home, stated or Stated())
@@ -145,6 +144,20 @@ def start(
         prepare_gateway(home, file)
         write_stack_file(home, file)
         return Stack(home, file, _start_servers(home, file, tell))
+
+
+def _require_as_it_runs(stack: Stack, stated: Stated) -> None:
+    wanted = stated.changes()
+    other = [name for name, value in wanted.items() if getattr(stack.file, name) != value]
+    if other:
+        raise CampaignError(
+            f"the stack over {stack.home} runs with {_shown(stack.file, other)}, expected what is "
+            f"stated now; `fedloom down --home {stack.home}` first"
+        )
+
+
+def _shown(file: StackFile, names: Sequence[str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {getattr(file, name) or 'none'}" for name in names)
 
 
 def _require_ports(home: Path, file: StackFile) -> None:
@@ -175,7 +188,7 @@ def _start_servers(home: Path, file: StackFile, tell: OnProgress) -> dict[str, f
         yield pool.submit(store)
         # It looks for what stands behind it again and again, so it need not wait.
         yield pool.submit(lambda: up(start_gateway(home, file)))
-        database = _database_urls(home, up)
+        database = database_urls(home, up)
         yield pool.submit(lambda: up(_prefect(home, file, database("asyncpg"))))
         yield pool.submit(lambda: up(_mlflow(home, file, database("psycopg2"))))
 
@@ -218,9 +231,9 @@ def restart_server(
             case "s3":
                 server = _s3(home, file)
             case "prefect":
-                server = _prefect(home, file, _running_database_urls(home)("asyncpg"))
+                server = _prefect(home, file, running_database_urls(home)("asyncpg"))
             case "mlflow":
-                server = _mlflow(home, file, _running_database_urls(home)("psycopg2"))
+                server = _mlflow(home, file, running_database_urls(home)("psycopg2"))
             case "gateway":
                 server = start_gateway(home, file)
         record_process(home, server)
@@ -250,38 +263,6 @@ def _mlflow(home: Path, file: StackFile, backend_uri: str) -> ServerProcess:
         artifacts_uri=f"s3://{MLFLOW_BUCKET}",
         s3=S3Access(file.s3_endpoint, keys.access_key, keys.secret_key),
         port=file.mlflow_port,
-    )
-
-
-def _database_urls(home: Path, up: Callable[[ServerProcess], None]) -> Callable[[str], str]:
-    """Start PostgreSQL or use the stated one; a driver's name gives its user's database."""
-    own = os.environ.get("FEDLOOM_POSTGRES_URL")
-    if own is None:
-        database = start_postgres(home / "postgres", databases=_DATABASES)
-        up(database.process)
-        return lambda driver: database.url(_BY_DRIVER[driver], driver=driver)
-    return _stated_database_urls(own)
-
-
-def _running_database_urls(home: Path) -> Callable[[str], str]:
-    own = os.environ.get("FEDLOOM_POSTGRES_URL")
-    if own is not None:
-        return _stated_database_urls(own)
-    folder = home / "postgres"
-    return lambda driver: running_url(folder, _BY_DRIVER[driver], driver=driver)
-
-
-def _stated_database_urls(own: str) -> Callable[[str], str]:
-    parts = urlsplit(own)
-    if parts.scheme not in {"postgresql", "postgres"}:
-        raise CampaignError(
-            f"FEDLOOM_POSTGRES_URL starts with {parts.scheme!r}, expected "
-            "postgresql://user:password@host:port/database; correct or unset it"
-        )
-    for name in _DATABASES:
-        require_database(own, name)
-    return lambda driver: urlunsplit(
-        parts._replace(scheme=f"postgresql+{driver}", path=f"/{_BY_DRIVER[driver]}")
     )
 
 

@@ -135,6 +135,15 @@ def test_running_stack_is_found_and_not_started_twice(stack):
     assert again.processes() == before
 
 
+def test_stack_that_runs_otherwise_than_stated_is_refused_and_goes_on(stack):
+    port = stack.file.prefect_port
+
+    with pytest.raises(CampaignError, match=r"runs with gateway hosts none.*fedloom down"):
+        start(stack.home, stated=Stated(prefect_port=port, gateway_hosts=("fl.example.org",)))
+
+    assert connect(stack.home) == start(stack.home, stated=Stated(prefect_port=port))
+
+
 def test_no_server_was_started_with_a_secret_on_its_command_line(stack):
     secret = stack.file.coordinator.secret_key
 
