@@ -124,7 +124,10 @@ def _exchanges(view: OutboxView) -> str:
             f"<strong>{one.progress}</strong>{_why(one)}",
             size_text(one.leaving_bytes) if one.files else "-",
             escape(charge_text(one.charge)),
-            "<br>".join(f"{escape(kind)} {_time(at)}" for kind, at in one.times.items()),
+            "<br>".join(
+                f'<span class="time">{escape(kind)} {_time(at)}</span>'
+                for kind, at in one.times.items()
+            ),
         ]
         for one in view.exchanges
     ]
@@ -166,7 +169,7 @@ def _requests(view: OutboxView) -> str:
 def _request(one: RequestView) -> list[str]:
     answer = "none" if one.status is None else str(one.status)
     return [
-        _time(one.at),
+        f'<span class="time">{_time(one.at)}</span>',
         f"{escape(one.method)} {escape(one.what)}",
         str(one.size_bytes),
         f"<code>{escape(one.sha256)}</code>" if one.sha256 else "",

@@ -39,6 +39,7 @@ li { margin: .3rem 0; overflow-wrap: anywhere; }
 p { overflow-wrap: anywhere; }
 code { background: var(--code); border-radius: 4px; padding: .05rem .3rem; font-size: .85em;
   font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+.time { white-space: nowrap; font-weight: 400; }
 details { margin: .6rem 0; }
 summary { cursor: pointer; font-size: .95rem; overflow-wrap: anywhere; }
 @media print { body { background: #fff; font-size: 11pt; } main { padding: 0; max-width: none; }
