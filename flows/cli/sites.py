@@ -106,14 +106,13 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
 
 
 def _through(invite: "Invite", *, sign_requests: bool) -> dict[str, object]:
-    from tasks.certificates import certificate_sha256
+    from flows.gateway.files import fingerprint_of
 
-    if invite.certificate is not None:
-        console_err.print(
-            f"gateway {invite.url}, certificate {certificate_sha256(invite.certificate)}; "
-            "compare it with the coordinator's operator",
-            markup=False,
-        )
+    console_err.print(
+        f"gateway {invite.url}\ncertificate sha-256 {fingerprint_of(invite)}\n"
+        "compare it with the coordinator's operator, who sees it by `fedloom gateway show`",
+        markup=False,
+    )
     identify = "token" if sign_requests else "certificate"
     return {"gateway": invite.access().model_dump() | {"identify": identify}}
 
