@@ -277,7 +277,7 @@ class _Way:
 def _told(verdict: Stays) -> Response:
     if verdict.status == HTTPStatus.NO_CONTENT:
         return Response(status_code=verdict.status)
-    return JSONResponse([] if verdict.is_list else {"detail": verdict.detail}, verdict.status)
+    return JSONResponse({"detail": verdict.detail}, verdict.status)
 
 
 async def _body(request: Request) -> bytes | None:

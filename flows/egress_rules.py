@@ -70,13 +70,11 @@ class Stays:
         status: What Prefect's client is told.
         reason: For the record; empty: not worth a line, because it asks for nothing.
         detail: Words for Prefect's client.
-        is_list: It is told an empty list instead.
     """
 
     status: int
     reason: str = ""
     detail: str = ""
-    is_list: bool = False
 
 
 def judge(method: str, path: str, body: bytes, *, pool: str) -> Passes | Stays:
@@ -110,10 +108,6 @@ def _is_read(path: str, pool: str) -> bool:
 def _judge_post(path: str, body: bytes, pool: str) -> Passes | Stays:
     if path == "/logs/":
         return _refused("log lines stay at the site")
-    if path == "/flow_runs/filter":
-        # The engine asks whether somebody suspends its run; a session knows no suspension, and a
-        # refusal would be a traceback in the site's log at each run.
-        return Stays(HTTPStatus.OK, "lists of runs are not for sites", is_list=True)
     build = {
         f"/work_pools/{pool}/get_scheduled_flow_runs": _poll,
         f"/work_pools/{pool}/workers/heartbeat": _heartbeat,

@@ -13,6 +13,7 @@ setting could be forgotten. Private names of Prefect are used for it; Prefect is
 against a real server fails when an upgrade moves them.
 """
 
+import contextlib
 import functools
 import importlib
 import json
@@ -144,6 +145,7 @@ def prepare(setup: ChildSetup) -> None:
             raise SystemExit(RunEnd.NOT_STARTED)
         drop_state_texts()
         relate_to_runs_only()
+        look_for_no_suspension()
     for target in setup.allowed.values():
         resolve(target)
     if setup.preload is not None:
@@ -247,6 +249,18 @@ def relate_to_runs_only() -> None:
 
     events: Any = prefect.events.worker
     events.related_resources_from_run_context = own_run
+
+
+def look_for_no_suspension() -> None:
+    """Keep Prefect's engine from watching whether somebody suspends its run.
+
+    It would listen to the events of all runs, and list runs every few seconds; a session is
+    cancelled or stopped, never suspended.
+    """
+    import prefect.flow_engine
+
+    engine: Any = prefect.flow_engine
+    engine.observe_flow_run_suspension = lambda *_, **__: contextlib.nullcontext()
 
 
 def _without_text(send: Callable[..., Any]) -> Callable[..., Any]:

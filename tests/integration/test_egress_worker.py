@@ -135,6 +135,32 @@ def test_run_completes_and_its_step_is_shown(stack, worker, tmp_path):
     assert not worker.says(secret)
 
 
+def test_nothing_looks_broken_in_the_log_of_an_honest_session(stack, gateway, tmp_path):
+    stack.make_pool("site-quiet")
+    door = gateway.make_site("quiet")
+    gateway.enrol(door)
+    worker = start_worker(door)
+    try:
+        parameters = {"act": "step", "path": str(tmp_path / "left"), "row": "x"}
+        run = stack.create_run("site-quiet", SESSION, parameters)
+        assert stack.final_state(run)[0] == "COMPLETED"
+        wait_for(lambda: worker.says("run ended"), what="the end of the run")
+        assert worker.stop() == 0
+    finally:
+        worker.process.kill()
+        worker.process.wait()
+
+    text = worker.log.read_text()
+    assert [line for line in text.splitlines() if "WARN" in line or "ERROR" in line] == []
+    assert "Traceback" not in text
+    # What Prefect's client asks beyond the list: fields of its run and pool, and log lines.
+    assert {each.path.rpartition("/")[0] for each in read_outgoing(door.home) if each.kept} == {
+        "/api/work_pools",
+        "/api/flow_runs",
+        "/api/admin",
+    }
+
+
 def test_step_that_fails_is_shown_without_a_word_of_why(stack, worker, tmp_path):
     before = stack.database_bytes().count(f"row bad-{CANARY}".encode())
 
@@ -152,7 +178,7 @@ def test_what_code_at_a_site_tells_prefect_stays_at_the_site(stack, worker, tmp_
     run = create(stack, "tell", path, row=f"told-{CANARY}")
 
     assert stack.final_state(run)[0] == "COMPLETED"
-    assert path.read_text() == "200,403,403,403,403,403,404"
+    assert path.read_text() == "403,403,403,403,403,403,404"
     logs = LogFilter.model_validate({"flow_run_id": {"any_": [str(run.id)]}})
     assert stack.client.read_logs(logs) == []
     # The parameter itself came from the server.
