@@ -12,6 +12,7 @@ import typer
 from fl_core.errors import FedloomError
 from flows.cli import (
     audit,
+    backup,
     campaigns,
     decisions,
     demo,
@@ -61,6 +62,9 @@ app.command("sites")(site_table.sites)
 app.command("secrets")(deployment.secrets)
 app.command("register")(deployment.register)
 app.command("schedule")(deployment.schedule)
+
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 
 ledger_app = typer.Typer()
 ledger_app.callback(invoke_without_command=True)(ledger.ledger)

@@ -20,7 +20,7 @@ SERVICES = {("site", "start"), ("evaluation", "start"), ("gateway", "start")}
 
 DESIGN = {
     *((w,) for w in ("demo", "up", "down", "init", "check", "run", "status", "simulate")),
-    *((w,) for w in ("enrol", "ledger", "doctor", "audit")),
+    *((w,) for w in ("enrol", "ledger", "doctor", "audit", "backup", "restore")),
     *(("site", w) for w in ("init", "start", "approve", "readout", "witness")),
     ("ledger", "recover"),
     *(("gateway", w) for w in ("start", "show")),

@@ -34,11 +34,11 @@ def federation() -> Iterator[Federation]:
         folder.mkdir()
         with ended_with_this_process():
             stack = local_stack.start(home)
-            _make_sites(home, folder)
+            make_sites(home, folder)
             saved = dict(os.environ)
             os.environ.update(environment(stack))
             try:
-                _enrol(Federation(stack, folder))
+                enrol(Federation(stack, folder))
             finally:
                 os.environ.clear()
                 os.environ.update(saved)
@@ -47,7 +47,8 @@ def federation() -> Iterator[Federation]:
             local_stack.stop(home)
 
 
-def _make_sites(home: Path, folder: Path) -> None:
+def make_sites(home: Path, folder: Path) -> None:
+    """Make the two sites of a running stack, with the demo's rows and canaries among them."""
     from fl_core.privacy.policy_template import policy_text
 
     stack = local_stack.connect(home)
@@ -65,7 +66,8 @@ def _make_sites(home: Path, folder: Path) -> None:
         make_local_site(stack, LocalSite(site, Path("rows.csv"), policy, declared_examples=64))
 
 
-def _enrol(federation: Federation) -> None:
+def enrol(federation: Federation) -> None:
+    """Admit both sites at the coordinator."""
     for site in SITES:
         file = federation.site_home(site) / "enrol.json"
         federation.fedloom("enrol", str(file), "--home", str(federation.home), "--yes")
