@@ -19,7 +19,8 @@ from fl_core.privacy.federation_witness import put_back, witness_federation
 from fl_core.privacy.witness import WitnessedStore
 from fl_core.rounds.central_release import Coordinator
 from fl_core.rounds.charging import charge_round
-from fl_core.rounds.plan import open_round
+from fl_core.rounds.plan import open_round, read_outcome
+from fl_core.rounds.release import failed_if_hopeless
 from fl_core.rounds.site_round import client_round
 from tests.known_updates import client_world
 from tests.round_steps import answers_of, collect, finish, release
@@ -207,15 +208,18 @@ def set_back(central):
 
 def test_rule_14_charge_that_the_store_forgot_comes_back_and_pays_for_no_other_plan(central):
     world = set_back(central)
-    plan = open_round(world.assembly, world.store, round_number=2, now=LATER)
+    assembly, store = world.assembly, world.store
+    plan = open_round(assembly, store, round_number=2, now=LATER)
     collected = collect(world, 2, LATER + timedelta(days=1))
 
-    with pytest.raises(PolicyRefused):
-        charge_round(
-            world.assembly, world.store, plan, collected=collected, coordinator=world.coordinator
-        )
+    with pytest.raises(PolicyRefused), failed_if_hopeless(assembly, store, plan, now=lambda: LATER):
+        charge_round(assembly, store, plan, collected=collected, coordinator=world.coordinator)
+    answered(world, 3, now=LATER)
+    third = release(world, collect(world, 3, LATER + timedelta(days=1)))
 
-    assert len(world.coordinator.federation.ledger.events()) == 2
+    assert read_outcome(store, "tiny", 2).status == "failed"
+    assert third.status == "released"
+    assert len(world.coordinator.federation.ledger.events()) == 3
 
 
 def test_rule_11_plan_that_the_older_store_still_has_is_not_drawn_a_second_time(central):
