@@ -21,20 +21,20 @@ from prefect.exceptions import CancelledRun
 from prefect.states import Cancelled
 
 from flows.registration import EVALUATE_RELEASE, LOCK_CAMPAIGN, RUN_CAMPAIGN, api, register
+from flows.session_watch import SessionWatch, ensure_sessions, settle_sessions
 from flows.sessions import (
     FINAL,
     Request,
     SessionState,
-    SessionWatch,
     campaign_tag,
     cancel_sessions,
-    ensure_sessions,
     other_runs,
     runs_to_stop,
     session_runs,
     start,
     tagged_runs,
 )
+from flows.worker_leases import leases_of
 
 __all__ = [
     "CancelledRun",
@@ -47,12 +47,14 @@ __all__ = [
     "ensure_sessions",
     "evaluate",
     "have_locked",
+    "leases_of",
     "lock_campaign",
     "other_runs",
     "register",
     "run_state",
     "runs_to_stop",
     "session_runs",
+    "settle_sessions",
     "start_campaign",
     "start_evaluation",
     "wait_final",

@@ -34,7 +34,11 @@ def federated_round(
     """
     plan = open_round(campaign_id, round_number, choice)
     watch = dispatch.SessionWatch(
-        campaign_id, sites=plan.cohort, run=run, watched=(run, str(flow_run.id))
+        campaign_id,
+        sites=plan.cohort,
+        run=run,
+        watched=(run, str(flow_run.id)),
+        leases=dispatch.leases_of(run),
     )
     try:
         watch()

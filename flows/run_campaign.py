@@ -182,3 +182,9 @@ def _end_sessions(campaign_id: str, run: str, ending: _Ending) -> None:
         # The stop object below ends them without the server.
         get_run_logger().warning("sessions are not cancelled: %s", error)
     stop_runs(campaign_id, runs)
+    try:
+        # A cancelled run is killed half a minute later, so nothing is waited for.
+        is_patient = not ending.is_cancelled
+        dispatch.settle_sessions(campaign_id, run=run, is_patient=is_patient)
+    except FedloomError as error:
+        get_run_logger().warning("sessions of lost workers are not closed: %s", error)

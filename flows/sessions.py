@@ -1,9 +1,9 @@
-"""The sites' session runs in Prefect: started, looked after while a round is open, and ended.
+"""The sites' session runs in Prefect: found, counted, started and cancelled.
 
-One session per site is live at any time. A lost one is started again under a new attempt, because
-an old idempotency key hands the old run back, also when that one is dead; two coordinators that
-count alike get one run. A run whose worker is gone is closed here, since nobody else would
-(``flows.worker_leases``). What a session did is never read from Prefect: its objects say that.
+One session per site is live at any time (``flows.session_watch`` keeps it so). A lost one is
+started again under a new attempt, because an old idempotency key hands the old run back, also when
+that one is dead; two coordinators that count alike get one run. What a session did is never read
+from Prefect: its objects in the store say that.
 """
 
 from collections.abc import Sequence
@@ -16,33 +16,17 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowFilter,
     FlowRunFilter,
-    WorkPoolFilter,
 )
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelled, Cancelling, Crashed
+from prefect.states import Cancelled, Cancelling
 
-from fl_core.errors import RunCancelled
-from flows.registration import RUN_CAMPAIGN, SITE_SESSION, api, site_pool
-from flows.worker_leases import WorkerLeases
+from flows.registration import RUN_CAMPAIGN, SITE_SESSION, api
 
-_PAGE = 200
-# A session that ends as soon as it starts must not be started hundreds of times in one round.
-_LONGEST_PAUSE_S = 60.0
+PAGE = 200
 # A worker stops a cancelled run within seconds; after this nobody is there to confirm it.
 _CANCEL_GRACE_S = 60.0
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
-_CLAIMED = ["PENDING", "RUNNING", "CANCELLING"]
-_WORDS = {
-    "SCHEDULED": "session waits for its worker",
-    "PENDING": "session starts",
-    "RUNNING": "session runs",
-    "CANCELLING": "session is being cancelled",
-    "COMPLETED": "session ended",
-    "FAILED": "session failed",
-    "CRASHED": "session crashed",
-    "CANCELLED": "session cancelled",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,105 +57,10 @@ class Request:
     name: str | None = None
 
 
-class SessionWatch:
-    """Keeps one live session per site while a round is open.
-
-    Args:
-        campaign_id: The campaign.
-        sites: Sites that should have a session.
-        run: The campaign run that the sessions serve.
-        watched: Ids of the runs whose cancellation by a person ends the wait.
-        leases: Whether the sites' workers are there.
-    """
-
-    def __init__(
-        self,
-        campaign_id: str,
-        *,
-        sites: Sequence[str],
-        run: str,
-        watched: Sequence[str] = (),
-        leases: WorkerLeases | None = None,
-    ) -> None:
-        self._campaign_id, self._sites, self._run = campaign_id, tuple(sites), run
-        self._watched = [UUID(run_id) for run_id in watched]
-        self._leases = WorkerLeases() if leases is None else leases
-
-    def __call__(self) -> dict[str, str]:
-        """Close what nobody runs any more, start what is missing; say what each session looks like.
-
-        Three requests for all sites, one more per site with a session in hand, two more per session
-        that is started.
-
-        Raises:
-            RunCancelled: A person cancelled one of the watched runs.
-            ServerFailed: The API does not answer, or a site has no deployment.
-        """
-        with api() as client:
-            self._require_wanted(client)
-            lost = self._close_lost(client)
-            by_site = _sessions_by_site(client, self._campaign_id)
-            seen = {site: self._kept(client, site, by_site.get(site, [])) for site in self._sites}
-        return seen | {site: "worker away" for site in self._sites if site_pool(site) in lost}
-
-    def _require_wanted(self, client: SyncPrefectClient) -> None:
-        for flow_run in _by_id(client, self._watched):
-            if state_type(flow_run) in {"CANCELLING", "CANCELLED"}:
-                raise RunCancelled(
-                    f"run {flow_run.name!r} was cancelled by a person; its round stays open, "
-                    "run the campaign again to finish it"
-                )
-
-    def _close_lost(self, client: SyncPrefectClient) -> set[str]:
-        # Whatever campaign it serves: it holds the only place of the site's pool.
-        claimed = _claimed(client, [site_pool(site) for site in self._sites])
-        held = {pool for flow_run in claimed if (pool := flow_run.work_pool_name) is not None}
-        lost = self._leases.lost(client, sorted(held))
-        for flow_run in claimed:
-            if flow_run.work_pool_name in lost:
-                _close(client, flow_run)
-        return lost
-
-    def _kept(self, client: SyncPrefectClient, site: str, earlier: Sequence[FlowRun]) -> str:
-        live = [flow_run for flow_run in earlier if state_type(flow_run) not in FINAL]
-        if live:
-            return _words(live[-1])
-        if not _pause_is_over(earlier, run=self._run, now=datetime.now(UTC)):
-            return _words(earlier[-1])
-        start(
-            client,
-            Request(
-                deployment=f"{SITE_SESSION}/{site}",
-                parameters={"campaign_id": self._campaign_id, "run": self._run, "site": site},
-                key=f"{self._campaign_id}/{self._run}/{site}/{len(earlier)}",
-                name=site,
-                tags=[campaign_tag(self._campaign_id), f"site:{site}"],
-            ),
-        )
-        return _words(earlier[-1]) if earlier else _WORDS["SCHEDULED"]
-
-
-def ensure_sessions(campaign_id: str, *, sites: Sequence[str], run: str) -> None:
-    """Have one live session per site, and start those that are missing or were lost.
-
-    A lost session is started again at once; one that keeps ending is started after pauses that
-    double up to a minute.
-
-    Args:
-        campaign_id: The campaign.
-        sites: Sites that should have a session.
-        run: The campaign run that the sessions serve.
-
-    Raises:
-        ServerFailed: The API does not answer, or a site has no deployment.
-    """
-    SessionWatch(campaign_id, sites=sites, run=run)()
-
-
 def session_runs(campaign_id: str) -> dict[str, SessionState]:
     """Return a session run per site that ever had one for this campaign."""
     with api() as client:
-        by_site = _sessions_by_site(client, campaign_id)
+        by_site = sessions_by_site(client, campaign_id)
     found = {}
     for site, runs in by_site.items():
         live = [flow_run for flow_run in runs if state_type(flow_run) not in FINAL]
@@ -202,12 +91,12 @@ def runs_to_stop(campaign_id: str, *, run: str, is_over: bool) -> list[str]:
     with api() as client:
         served = {
             name
-            for runs in _sessions_by_site(client, campaign_id).values()
+            for runs in sessions_by_site(client, campaign_id).values()
             for flow_run in runs
             if state_type(flow_run) not in FINAL and (name := flow_run.parameters.get("run"))
         }
         others = [UUID(name) for name in served if name != run and _is_id(name)]
-        found = [] if is_over else _by_id(client, others)
+        found = [] if is_over else by_id(client, others)
     kept = {str(r.id) for r in found if state_type(r) not in FINAL}
     return [run, *sorted(served - kept - {run})]
 
@@ -224,7 +113,7 @@ def other_runs(campaign_id: str, *, run: str) -> list[str]:
         found = client.read_flow_runs(
             flow_filter=FlowFilter.model_validate({"name": {"any_": [RUN_CAMPAIGN]}}),
             flow_run_filter=FlowRunFilter.model_validate(wanted),
-            limit=_PAGE,
+            limit=PAGE,
         )
     return sorted(str(flow_run.id) for flow_run in found if str(flow_run.id) != run)
 
@@ -244,7 +133,7 @@ def cancel_sessions(campaign_id: str, *, run: str | None = None) -> int:
     """
     cancelled = 0
     with api() as client:
-        for runs in _sessions_by_site(client, campaign_id).values():
+        for runs in sessions_by_site(client, campaign_id).values():
             for flow_run in runs:
                 if state_type(flow_run) in FINAL or run not in (
                     None,
@@ -276,11 +165,11 @@ def tagged_runs(client: SyncPrefectClient, *, flow_name: str, tags: list[str]) -
             flow_filter=FlowFilter.model_validate({"name": {"any_": [flow_name]}}),
             flow_run_filter=FlowRunFilter.model_validate({"tags": {"all_": tags}}),
             sort=FlowRunSort.EXPECTED_START_TIME_ASC,
-            limit=_PAGE,
+            limit=PAGE,
             offset=len(found),
         )
         found.extend(page)
-        if len(page) < _PAGE:
+        if len(page) < PAGE:
             return sorted(found, key=lambda r: r.created or datetime.min.replace(tzinfo=UTC))
 
 
@@ -294,41 +183,13 @@ def state_type(flow_run: FlowRun) -> str:
     return "" if flow_run.state is None else flow_run.state.type.value
 
 
-def _words(flow_run: FlowRun) -> str:
-    return _WORDS.get(state_type(flow_run), "session is in no known state")
-
-
-def _claimed(client: SyncPrefectClient, pools: Sequence[str]) -> list[FlowRun]:
-    in_hand = FlowRunFilter.model_validate({"state": {"type": {"any_": _CLAIMED}}})
-    found: list[FlowRun] = []
-    # A pool of a site holds one run, so a page holds that of all its pools.
-    for first in range(0, len(pools), _PAGE):
-        names = {"name": {"any_": list(pools[first : first + _PAGE])}}
-        found.extend(
-            client.read_flow_runs(
-                work_pool_filter=WorkPoolFilter.model_validate(names),
-                flow_run_filter=in_hand,
-                limit=_PAGE,
-            )
-        )
-    return found
-
-
-def _by_id(client: SyncPrefectClient, ids: Sequence[UUID]) -> list[FlowRun]:
+def by_id(client: SyncPrefectClient, ids: Sequence[UUID]) -> list[FlowRun]:
+    """Return the runs of these ids that there are."""
     if not ids:
         return []
     return client.read_flow_runs(
-        flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": list(ids)}}), limit=_PAGE
+        flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": list(ids)}}), limit=PAGE
     )
-
-
-def _close(client: SyncPrefectClient, flow_run: FlowRun) -> None:
-    # Not forced: a run that ended in this very moment keeps its own end.
-    is_unwanted = flow_run.state is not None and flow_run.state.type == StateType.CANCELLING
-    last: State[Any] = Crashed(message="worker lost")
-    if is_unwanted:
-        last = Cancelled(message="worker lost")
-    client.set_flow_run_state(flow_run.id, last)
 
 
 def _cancel(client: SyncPrefectClient, flow_run: FlowRun) -> None:
@@ -339,15 +200,8 @@ def _cancel(client: SyncPrefectClient, flow_run: FlowRun) -> None:
         client.set_flow_run_state(flow_run.id, Cancelled(), force=True)
 
 
-def _pause_is_over(earlier: Sequence[FlowRun], *, run: str, now: datetime) -> bool:
-    ended = [r.end_time for r in earlier if r.parameters.get("run") == run and r.end_time]
-    if len(ended) < 2:  # noqa: PLR2004 -- the first loss is answered at once
-        return True
-    pause_s = min(_LONGEST_PAUSE_S, 2.0 ** (len(ended) - 1))
-    return (now - max(ended)).total_seconds() >= pause_s
-
-
-def _sessions_by_site(client: SyncPrefectClient, campaign_id: str) -> dict[str, list[FlowRun]]:
+def sessions_by_site(client: SyncPrefectClient, campaign_id: str) -> dict[str, list[FlowRun]]:
+    """Return all session runs of a campaign by site, oldest first."""
     by_site: dict[str, list[FlowRun]] = {}
     tags = [campaign_tag(campaign_id)]
     for flow_run in tagged_runs(client, flow_name=SITE_SESSION, tags=tags):

@@ -6,6 +6,7 @@ run any more, as far as anybody can tell. Time is measured here, between two loo
 same heartbeat, and never by comparing two machines' clocks: one of them may be an hour off.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class _Lease:
 
 
 class WorkerLeases:
-    """The leases of the workers of several pools, over the time of one round.
+    """The leases of the workers of several pools, as one process has seen them.
 
     Args:
         clock: Seconds from any fixed point; only differences count.
@@ -47,6 +48,11 @@ class WorkerLeases:
         """
         return {pool for pool in pools if self._is_lost(client, pool)}
 
+    def is_silent(self, pool: str) -> bool:
+        """Say whether a heartbeat is due that did not come; nobody is asked."""
+        lease = self._leases.get(pool)
+        return lease is not None and self._clock() - lease.since > lease.interval_s
+
     def _is_lost(self, client: SyncPrefectClient, pool: str) -> bool:
         now, lease = self._clock(), self._leases.get(pool)
         if lease is None or now - lease.asked_at >= min(_ASK_AGAIN_S, lease.interval_s / 2):
@@ -59,6 +65,13 @@ class WorkerLeases:
         since = now if known is None or heard != known.heard else known.since
         lease = self._leases[pool] = _Lease(heard, since, interval_s, now)
         return lease
+
+
+@functools.lru_cache(maxsize=16)
+def leases_of(run: str) -> WorkerLeases:
+    """Return what this process has seen of workers while it drives one campaign run."""
+    del run
+    return WorkerLeases()
 
 
 def _latest(workers: Iterable[Worker]) -> tuple[datetime | None, float]:

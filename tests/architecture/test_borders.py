@@ -77,7 +77,8 @@ HOMES = {
 # The Prefect API: `flow` and `task` decorators and run loggers may be anywhere in flows and tasks.
 PREFECT_API = {
     "flows/dispatch.py": "starts, watches and cancels runs",
-    "flows/sessions.py": "starts, looks after and ends the sites' sessions",
+    "flows/sessions.py": "finds, starts and cancels the sites' sessions",
+    "flows/session_watch.py": "looks after them while a round is open",
     "flows/worker_leases.py": "asks whether a site's worker is there",
     "flows/registration.py": "pools and deployments, from its own command",
     "flows/automations.py": "what the server watches, registered with them",

@@ -12,7 +12,7 @@ from worker_stack import Stack, Worker, is_alive, wait_for
 from flows import dispatch
 from flows.processes import ended_with_this_process, stop
 from flows.servers import start_prefect
-from flows.sessions import SessionWatch
+from flows.session_watch import SessionWatch
 
 pytestmark = pytest.mark.slow
 CHOICES = {"allowed": {"site-session": "session_flows.hold"}}
@@ -28,7 +28,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         made = Stack(folder, server)
         try:
             with temporary_settings({PREFECT_API_URL: f"{server.url}/api"}):
-                dispatch.register(sites=("north", "south", "east"))
+                dispatch.register(sites=("north", "south", "east", "west"))
                 yield made
         finally:
             made.close()
@@ -83,6 +83,21 @@ def test_zombie_of_another_campaign_does_not_keep_the_place_of_its_site(stack):
 
     own = dispatch.session_runs("next")["south"].run_id
     wait_for(lambda: dispatch.run_state(own).state_type == "RUNNING", what="the next one runs")
+
+
+def test_session_of_a_host_that_is_lost_at_the_end_is_closed_with_the_run(stack):
+    worker = stack.start_worker("site-west", **CHOICES)
+    watch = SessionWatch("ends", sites=("west",), run="r3", leases=dispatch.leases_of("r3"))
+    watch()
+    last = dispatch.session_runs("ends")["west"].run_id
+    wait_for(lambda: dispatch.run_state(last).state_type == "RUNNING", what="the session runs")
+    watch()
+    kill_host(worker)
+    wait_for(lambda: dispatch.leases_of("r3").is_silent("site-west"), what="a heartbeat is due")
+
+    dispatch.settle_sessions("ends", run="r3", is_patient=True)
+
+    assert dispatch.run_state(last).state_type == "CRASHED"
 
 
 def test_session_whose_worker_lives_is_left_alone_however_long_it_trains(stack):

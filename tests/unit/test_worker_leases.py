@@ -102,3 +102,15 @@ def test_server_is_asked_once_in_four_seconds_however_often_one_looks():
         lost_after(leases, server, clock, 1)
 
     assert server.asked == 3
+
+
+def test_worker_is_silent_after_one_interval_and_lost_after_two():
+    clock, server = Clock(), Server(worker())
+    leases = WorkerLeases(clock=clock)
+    lost_after(leases, server, clock, 0)
+    fresh = leases.is_silent("site-a")
+
+    lost = lost_after(leases, server, clock, 11)
+
+    assert (fresh, lost, leases.is_silent("site-a")) == (False, set(), True)
+    assert leases.is_silent("site-never-asked") is False
