@@ -1,10 +1,12 @@
 """A campaign from its file to a registered model, over real servers and site processes."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from flows.local_workers import environment
+from flows.process_guard import members
 from tests.e2e.conftest import CANARY
 from tests.e2e.federation import SITES, Federation
 from tests.e2e.traces import database_texts, objects_of, outside_files
@@ -106,6 +108,37 @@ def test_no_row_reaches_anything_outside_the_sites(federation, status):
     assert found == []
     kept = list(federation.site_home("site-a").glob("quarantine/*"))
     assert any(marked in path.read_bytes() for path in kept), "the canary never reached the gate"
+
+
+def environment_of(pid: int) -> bytes:
+    """Return what a process was started with; a child that has just ended had nothing left."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def test_no_process_and_no_file_of_a_site_knows_a_server_behind_the_gateway(federation, status):
+    file, workers = federation.stack.file, federation.stack.processes()
+    ports = (file.prefect_port, file.mlflow_port, file.s3_ports["s3"])
+    closed = [f"{host}:{port}" for host in ("127.0.0.1", "localhost") for port in ports]
+    closed += [pair.secret_key for pair in (file.coordinator, file.gateway, file.evaluation)]
+
+    running = [pid for site in SITES for pid in members(workers[f"site {site}"].group)]
+    known = {
+        **{f"process {pid}": environment_of(pid) for pid in running},
+        **{
+            str(path): path.read_bytes()
+            for site in SITES
+            for path in federation.site_home(site).rglob("*")
+            if path.is_file()
+        },
+    }
+
+    assert len(running) >= len(SITES)
+    assert [
+        (where, word) for where, data in known.items() for word in closed if word.encode() in data
+    ] == []
 
 
 def test_nothing_is_pickled_anywhere(federation, status):

@@ -40,8 +40,8 @@ def test_no_file_of_a_site_holds_an_address_or_a_key_of_the_servers(stack):
 
     kept = [p.read_bytes() for p in (stack.home / "sites").rglob("*") if p.is_file()]
     file = stack.file
-    closed = [str(port) for port in (file.prefect_port, file.mlflow_port, *file.s3_ports.values())]
-    closed = [f":{port}" for port in closed]
+    ports = (file.prefect_port, file.mlflow_port, *file.s3_ports.values())
+    closed = [f"{host}:{port}" for host in ("127.0.0.1", "localhost") for port in ports]
     closed += [pair.secret_key for pair in (file.coordinator, file.gateway, file.evaluation)]
     assert [word for word in closed if any(word.encode() in data for data in kept)] == []
 
