@@ -12,7 +12,7 @@ old key counts after a change of keys too: a folder from before the change may h
 import bisect
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import document_sha256, from_bytes, to_bytes
@@ -104,7 +104,8 @@ def publish(
     chain = ledger.chain()
     acknowledged: list[WitnessedStore] = []
     hint = ""
-    for witness in witnesses:
+    for each in witnesses:
+        witness = replace(each, store=_ReadOnce(each.store))
         try:
             held = _Copies(witness.store, prefix, is_followed=is_followed)
             is_current = _bring(ledger, chain, witness, held=held)
@@ -124,6 +125,28 @@ def publish(
             hint=hint,
         )
     return tuple(witness.name for witness in acknowledged)
+
+
+class _ReadOnce:
+    """A witness as one look sees it: a copy never changes, so it is fetched once."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._seen: dict[str, bytes] = {}
+
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        if key not in self._seen:
+            self._seen[key] = self._store.get(key, max_bytes=max_bytes)
+        return self._seen[key]
+
+    def put_once(self, key: str, data: bytes) -> bool:
+        return self._store.put_once(key, data)
+
+    def list(self, prefix: str) -> list[str]:
+        return self._store.list(prefix)
+
+    def discard(self, key: str) -> None:
+        self._store.discard(key)
 
 
 class _Copies:
