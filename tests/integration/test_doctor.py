@@ -13,12 +13,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from fl_core.artifacts.content_hash import folder_sha256
 from fl_core.artifacts.local import LocalStore
 from fl_core.campaign.roster import revoke
+from fl_core.privacy.policy import approve
+from fl_core.rounds.plan import open_campaign
 from flows.processes import free_port, is_port_free
 from tasks.enrolment import admit, read_enrolment
+from tasks.site_config import SiteHome
+from tasks.suite_files import suite_sha256
+from tests.worlds import campaign_of
 
 FEDLOOM = (sys.executable, "-m", "flows.cli.main")
 
@@ -117,9 +125,27 @@ def test_site_that_nobody_enrolled_is_told_what_to_send(made_site):
     assert "enrol.json" in failing["gateway"]["remedy"]
 
 
+def approved(site: Site) -> None:
+    """Freeze a campaign in the store and approve it at the site."""
+    model = site.folder / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    save_file({"w": np.zeros((8, 8), np.float32)}, model / "model.safetensors")
+    campaign = campaign_of(
+        sites=(site.name,),
+        base_model={"name": "tiny-base", "sha256": folder_sha256(model)},
+        gate={"name": "labelled-texts", "sha256": suite_sha256("labelled-texts")},
+    )
+    open_campaign(site.store, campaign)
+    approve(SiteHome(site.home).store("approvals"), campaign, now=datetime.now(UTC))
+    config = site.home / "site.toml"
+    config.write_text(config.read_text() + f'\n"tiny-base" = "{model}"\n')
+
+
 def test_enrolled_site_reads_what_is_for_all_and_is_refused_what_is_anothers(made_site):
     site = made_site("north")
     site.enrol()
+    approved(site)
 
     checks = site.doctor()
 
@@ -128,6 +154,8 @@ def test_enrolled_site_reads_what_is_for_all_and_is_refused_what_is_anothers(mad
     warned = {name for name, verdict in verdicts.items() if verdict != "ok"}
     assert warned == {f"place of witness folder {site.folder}/other-disk"}
     assert verdicts["gateway's certificate"] == verdicts["clock"] == "ok"
+    # The approved campaign came through the gateway.
+    assert verdicts["rows for tiny"] == verdicts["base model tiny-base"] == "ok"
     assert checks["enrolment and versions"]["found"].startswith("known as north")
     assert checks["witness coordinator, unit row"]["found"] == "agrees"
     foreign = "/store/objects/campaigns/doctor/rounds/0001/updates/not-north/manifest.json"
