@@ -44,7 +44,12 @@ def called(name: str, call: Callable[[], str], *, remedy: str) -> Check:
     """
     try:
         return Check(name, "ok", call())
-    except FedloomError as error:
+    except (FedloomError, OSError) as error:
+        return refused(name, error, remedy=remedy)
+
+
+def refused(name: str, error: FedloomError | OSError, *, remedy: str) -> Check:
+    """Return ``fail`` with why something was refused, and the error's own hint if it has one."""
+    if isinstance(error, FedloomError):
         return Check(name, "fail", str(error), error.hint or remedy)
-    except OSError as error:
-        return Check(name, "fail", f"no answer: {error}", remedy)
+    return Check(name, "fail", f"does not work: {error}", remedy)

@@ -12,7 +12,7 @@ from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.privacy.witness import WitnessVerdict, ask_witnesses, require_enough_witnesses
 from fl_core.rounds.site_witness import ledgers_of
 from tasks.campaign_health import campaign_checks
-from tasks.checks import Check, called
+from tasks.checks import Check, called, refused
 from tasks.gateway_access import TLS_KEY
 from tasks.gateway_health import gateway_checks
 from tasks.hello import own_hello, welcome
@@ -41,8 +41,8 @@ def site_checks(home: SiteHome) -> Iterator[Check]:
     """Check a site's folder, machine, gateway, and the campaigns that it approved."""
     try:
         config = read_site_config(home)
-    except FedloomError as error:
-        yield Check("config", "fail", str(error), error.hint or "correct site.toml")
+    except (FedloomError, OSError) as error:
+        yield refused("config", error, remedy="correct site.toml, and let this user read it")
         return
     yield Check("config", "ok", f"site {config.site} in {home.root}")
     yield _versions(config.site)
@@ -53,8 +53,8 @@ def site_checks(home: SiteHome) -> Iterator[Check]:
     is_open = all(check.verdict != "fail" for check in way_in)
     try:
         policy = site_policy(home)
-    except FedloomError as error:
-        yield Check("policy", "fail", str(error), error.hint or "correct policy.toml")
+    except (FedloomError, OSError) as error:
+        yield refused("policy", error, remedy="correct policy.toml, and let this user read it")
         return
     yield _policy(policy)
     yield from _ledgers(home, config, policy, is_open=is_open)
@@ -126,8 +126,8 @@ def _ledgers(
     """Check every ledger by itself, then against each witness that can be asked."""
     try:
         site = open_site(home, config)
-    except FedloomError as error:
-        yield Check("ledger", "fail", str(error), error.hint or "restore the site's folder")
+    except (FedloomError, OSError) as error:
+        yield refused("ledger", error, remedy="run as the site's own user, or restore its folder")
         return
     names = {each.text for each in policy.witnesses if is_open or each.is_own}
     asked = [each for each in site.witnesses if each.name in names]

@@ -224,6 +224,17 @@ def test_file_that_cannot_be_read_is_named_with_its_field(file, text, name, plac
     assert file in failing[name].found
 
 
+@pytest.mark.parametrize(("folder", "name"), [("approvals", "policy"), ("outbox", "ledger")])
+def test_folder_that_cannot_be_used_is_a_line_and_no_traceback(folder, name, place):
+    shutil.rmtree(place.home.root / folder, ignore_errors=True)
+    (place.home.root / folder).write_text("in the way")
+
+    check = place.failing()[name]
+
+    assert folder in check.found
+    assert check.remedy
+
+
 def test_command_finds_a_site_by_its_folder_and_ends_with_1_on_a_failure(place, monkeypatch):
     monkeypatch.chdir(place.folder)
     monkeypatch.delenv("FEDLOOM_HOME", raising=False)
