@@ -25,7 +25,7 @@ def leaves_site(campaign: Campaign) -> tuple[Leaving, ...]:
     """Return everything that leaves a site, each with how it depends on rows."""
     privacy = campaign.privacy
     if privacy.none is not None:
-        return (_UPDATE_PLAIN, *_LEAVES_ALWAYS, _when(campaign))
+        return (_UPDATE_PLAIN, *_LEAVES_ALWAYS, _ERROR_PLAIN, _when(campaign))
     update = _update(campaign)
     leaving = [update, *_LEAVES_ALWAYS, _when(campaign)]
     if privacy.record is not None or not is_central(campaign):
@@ -121,6 +121,10 @@ def _holdout(campaign: Campaign) -> str:
 
 _UPDATE_PLAIN = Leaving(
     what="the update: change of the adapter's tensors", protection="none: trained on rows as is"
+)
+_ERROR_PLAIN = Leaving(
+    what="the class of an error that ended a training, such as MemoryError; never its text",
+    protection="none: depends on the rows",
 )
 _LEAVES_ALWAYS = (
     Leaving(

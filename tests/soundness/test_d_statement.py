@@ -28,6 +28,8 @@ LEDGER = "follows from public events of the ledger"
 NOISED = "a hash of, or bound on, the noised update"
 OUTSIDE = "depends on rows; listed outside the claim"
 SIGNED = "signature over the rest"
+# tests/unit/test_round_endings.py: the record of a round holds it under privacy.none alone.
+WITHOUT_PROMISE = "depends on rows; sent where nothing is promised, and nowhere else"
 
 LEAVES = {
     UpdateManifest: {
@@ -55,6 +57,7 @@ LEAVES = {
         "site": NAMES,
         "reason": OUTSIDE,
         "rules": OUTSIDE,
+        "error": WITHOUT_PROMISE,
         "signature": SIGNED,
     },
     BudgetStatement: {
@@ -179,6 +182,9 @@ def test_rule_17_without_guarantee_nothing_is_claimed():
 
     assert [claim.holds for claim in plain.claims] == ["nothing is claimed"]
     assert plain.leaves_site[0].protection.startswith("none")
+    errors = "the class of an error"
+    assert any(item.what.startswith(errors) for item in plain.leaves_site)
+    assert not any(item.what.startswith(errors) for item in statement().leaves_site)
 
 
 # --- Rule 5: noise, event and divisor come from the frozen campaign alone.
