@@ -129,6 +129,20 @@ def versions(stack: Stack, model: str) -> list[str]:
     return sorted(each["version"] for each in answer.json()["model_versions"])
 
 
+def require_copied_folder_to_work(federation: Federation, folder: Path) -> None:
+    """Copy a home while it is down, owners and modes kept, and start the copy."""
+    local_stack.stop(federation.home)
+    subprocess.run(["cp", "-a", federation.home, folder], check=True, timeout=120)
+    moved = Federation(local_stack.start(folder), federation.folder)
+    before = moved.json("statement", "kept", "4", "--verify", "--home", str(moved.home))
+    assert versions(moved.stack, "kept") == ["1", "2", "3", "4"]
+    assert [each["outcome"]["status"] for each in moved.status("kept")["rounds"]] == [
+        "released"
+    ] * 4
+    assert [c["what"] for c in before["verification"]["checks"] if c["complaint"]] == []
+    local_stack.stop(moved.home)
+
+
 def test_campaign_goes_on_in_a_new_home_from_a_backup_that_is_a_round_old():
     with tempfile.TemporaryDirectory(prefix="fedloom-e2e-") as name, ended_with_this_process():
         place = Path(name)
@@ -180,4 +194,4 @@ def test_campaign_goes_on_in_a_new_home_from_a_backup_that_is_a_round_old():
         for each in statements:
             checks = each["verification"]["checks"]
             assert [check["what"] for check in checks if check["complaint"]] == []
-        local_stack.stop(new.home)
+        require_copied_folder_to_work(new, place / "moved")
