@@ -60,7 +60,11 @@ if TYPE_CHECKING:
 WORKER_TYPE = "fedloom-site"
 POLL_S = 0.5
 IDLE_POLL_S = 5.0
+# A session's watch, and so how late a cancelled one may notice.
 WATCH_S = 2.0
+# A site without work gives the memory of libraries and model back; the next session starts later
+# by the seconds that they take to load.
+REST_S = 600.0
 # The coordinator takes a worker for lost that was silent for two of these.
 HEARTBEAT_S = 10
 # A child whose worker was killed ends at once; this also covers a slow machine.
@@ -175,6 +179,10 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
 
     async def _poll(self) -> None:
         await anyio.sleep(self._poll_interval())
+        idle_s = anyio.current_time() - self._last_run_at
+        if self._way is not None and self._in_hand is None and idle_s > REST_S and self._child.pid:
+            logger.info("nothing to do for long, the warm process rests pool=%s", self.name)
+            await anyio.to_thread.run_sync(self._child.kill)
         # With a run in hand nothing else could start, so the API is not asked.
         if self._in_hand is None:
             await self.get_and_submit_flow_runs()
@@ -224,6 +232,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 if result.status_code != RunEnd.OVER or self._cancelled:
                     await self._close(flow_run.id, f"status {result.status_code}")
             self._lock.write(None)
+            self._last_run_at = anyio.current_time()
             self._in_hand = None
             # Be warm before the next run may come.
             await anyio.to_thread.run_sync(self._rewarm)

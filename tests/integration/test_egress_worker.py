@@ -161,6 +161,29 @@ def test_nothing_looks_broken_in_the_log_of_an_honest_session(stack, gateway, tm
     }
 
 
+def test_site_without_work_rests_and_serves_the_next_session(stack, gateway, tmp_path):
+    stack.make_pool("site-resting")
+    door = gateway.make_site("resting")
+    gateway.enrol(door)
+    soon = "    import flows.site_worker\n    flows.site_worker.REST_S = 1.0\n    from flows.site_w"
+    worker = start_worker(door, code=_START.replace("    from flows.site_w", soon))
+    try:
+        wait_for(lambda: worker.says("the warm process rests"), what="the rest")
+        assert children(worker.process.pid) == []
+        parameters = {"act": "step", "path": str(tmp_path / "left"), "row": "x"}
+        run = stack.create_run("site-resting", SESSION, parameters)
+        assert stack.final_state(run)[0] == "COMPLETED"
+        assert worker.stop() == 0
+    finally:
+        worker.process.kill()
+        worker.process.wait()
+
+
+def children(pid):
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [child for path in found for child in path.read_text().split()]
+
+
 def test_step_that_fails_is_shown_without_a_word_of_why(stack, worker, tmp_path):
     before = stack.database_bytes().count(f"row bad-{CANARY}".encode())
 
