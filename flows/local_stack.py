@@ -161,13 +161,11 @@ def _shown(file: StackFile, names: Sequence[str]) -> str:
 
 
 def _require_ports(home: Path, file: StackFile) -> None:
-    remedy = (
-        f"stop what listens there, or state another port (it is in {stack_path(home)}, and sites "
-        "name it in their config)"
-    )
+    remedy = f"stop what listens there, or state another port (it is in {stack_path(home)})"
     require_free_ports("prefect", [file.prefect_port], remedy=remedy)
     require_free_ports("mlflow", [file.mlflow_port], remedy=remedy)
     require_free_ports("s3", [file.s3_ports["s3"]], remedy=remedy)
+    remedy = "stop what listens there: every site names this port in its config"
     require_free_ports("gateway", [file.gateway_port], remedy=remedy)
 
 

@@ -5,7 +5,6 @@ where things are; what is *allowed* is in the policy.
 """
 
 import contextlib
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -249,15 +248,6 @@ def _line(field: str, value: object, example: object) -> str:
 def site_policy(home: SiteHome) -> SitePolicy:
     """Read the site's policy with its approvals, as they are now."""
     return read_policy(home.policy, approvals=home.store("approvals"))
-
-
-def write_credentials(home: SiteHome, access_key: str, secret_key: str) -> None:
-    """Write the site's keys for the store, readable by its owner only."""
-    home.root.mkdir(parents=True, exist_ok=True)
-    path = home.root / CREDENTIALS
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(f"{access_key}\n{secret_key}\n")
 
 
 def open_site(home: SiteHome, config: SiteConfig) -> Site:

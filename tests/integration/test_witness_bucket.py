@@ -16,7 +16,6 @@ from flows.servers import start_seaweed
 from flows.stack_file import BUCKET, S3Keys, gateway_identity
 from tasks.object_store import S3Location, connect, ensure_bucket
 from tasks.settings import Settings
-from tasks.site_config import SiteHome, write_credentials
 from tasks.witnesses import Surroundings, open_witnesses, prepare_witnesses
 
 POLICY = """
@@ -52,12 +51,19 @@ def charge(ledger, number):
     )
 
 
+def write_keys(folder, access_key, secret_key):
+    """Write a file of a bucket's keys as an operator does."""
+    path = folder / "s3.credentials"
+    path.touch(mode=0o600)
+    path.write_text(f"{access_key}\n{secret_key}\n")
+
+
 @pytest.fixture
 def place(tmp_path, seaweed):
     """Return a policy with two witnesses: a folder in place of the campaigns' store, a bucket."""
     peer = S3Location("peer", "", seaweed.endpoint, seaweed.access_key, seaweed.secret_key)
     ensure_bucket(connect(peer))
-    write_credentials(SiteHome(tmp_path), seaweed.access_key, seaweed.secret_key)
+    write_keys(tmp_path, seaweed.access_key, seaweed.secret_key)
     text = POLICY.format(endpoint=seaweed.endpoint, file="s3.credentials")
     around = Surroundings(tmp_path, Settings(store_url=f"file://{tmp_path}/store"))
     return parse_policy(text, source="policy"), around
@@ -84,7 +90,7 @@ def test_peers_bucket_acknowledges_a_charge_and_shows_a_rollback(place, tmp_path
 
 def test_peers_bucket_with_wrong_keys_is_away(place, tmp_path):
     policy, around = place
-    write_credentials(SiteHome(tmp_path), "tests", "not-the-secret")
+    write_keys(tmp_path, "tests", "not-the-secret")
 
     with pytest.raises(WitnessUnavailable, match="peer"):
         publish(
