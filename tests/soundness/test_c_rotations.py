@@ -8,17 +8,17 @@ from fl_core.artifacts import keys
 from fl_core.artifacts.documents import to_bytes
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.campaign.guarantees import SITE
-from fl_core.campaign.roster import RosterEntry, latest_roster, read_roster, rotate
+from fl_core.campaign.roster import latest_roster, read_roster
 from fl_core.errors import LedgerCorrupt, WitnessUnavailable
 from fl_core.privacy.budget import spend
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.ledger_documents import NO_ENTRY, LedgerEntry
+from fl_core.privacy.ledger_documents import LedgerEntry
 from fl_core.privacy.ledger_entries import ChainReader, read_ledger
-from fl_core.privacy.recovery import LostLedger, Owed, append_missing, charges_of, find_recovery
-from fl_core.privacy.witness import ask_witnesses, publish
+from fl_core.privacy.witness import publish
 from fl_core.rounds.site_rotation import hand_over
 from fl_core.rounds.site_witness import witness_ledgers
 from fl_core.updates.signing import generate_key, public_hex, sign, sign_both
+from tests.key_changes import change_keys, copies, own_witness, rotation, true_epsilon
 from tests.round_steps import collect, finish
 from tests.round_steps import take_part as take_part_of
 from tests.snapshots import AwayStore, copy_of, recover, take_part
@@ -34,29 +34,6 @@ LOCAL = {
         "noise_multiplier": 4.0,
     }
 }
-
-
-def change_keys(world, name="a"):
-    """Do what `fedloom site rotate`, `fedloom rotate` and `--finish` do, in memory."""
-    site, key = world.sites[name], generate_key()
-    entry = RosterEntry(site=name, signing_key=public_hex(key), since=NOW)
-    rotate(world.store, entry, old_key=public_hex(site.key))
-    world.sites[name] = hand_over(site, key)
-    return key
-
-
-def own_witness(world):
-    return next(w for w in world.sites["a"].witnesses if w.is_own)
-
-
-def copies(world):
-    """Return the prefix of site a's copies at its witnesses."""
-    return keys.witness("a", world.sites["a"].policy.dataset, "row")
-
-
-def true_epsilon(world, n_draws):
-    site = world.sites["a"]
-    return spend(site.policy, [world.assembly.noise.event] * n_draws).epsilon
 
 
 def test_rule_10_what_was_spent_under_the_old_key_is_spent_under_the_next():
@@ -195,20 +172,6 @@ def test_rule_14_branch_that_the_old_key_wrote_on_shows_and_is_charged():
     assert spend(site.policy, site.ledger.events()).epsilon == true_epsilon(world, 3)
 
 
-def rotation(world, *, old, new, seq=2, previous=NO_ENTRY, **changes):
-    fields = {
-        "seq": seq,
-        "dataset": world.sites["a"].policy.dataset,
-        "unit": "row",
-        "kind": "rotated",
-        "old_key": public_hex(old),
-        "new_key": public_hex(new),
-        "time": NOW,
-        "previous_sha256": previous,
-    }
-    return LedgerEntry.model_validate(fields | changes)
-
-
 def test_rule_14_nobody_can_put_an_invented_history_under_a_key_that_is_not_theirs():
     world = world_of(campaign_of())
     site, thief = world.sites["a"], generate_key()
@@ -249,23 +212,6 @@ def test_rule_14_changed_rotation_does_not_hold(change):
         read_ledger(tampered, public_hex(key))
 
 
-def test_rule_14_stranger_who_names_a_key_as_lost_stops_nobody():
-    world = world_of(campaign_of())
-    take_part(world, world.sites["a"], 1)
-    site, stranger = world.sites["a"], generate_key()
-    seq, head = site.ledger.head()
-    lie = rotation(world, old=site.key, new=stranger, seq=seq + 1, previous=head)
-    world.store.put_once(
-        keys.witnessed_entry(copies(world), seq + 1), to_bytes(sign(lie, stranger))
-    )
-
-    take_part(world, site, 2)
-
-    assert world.works["a"].trainings == 2
-    verdicts = ask_witnesses(site.ledger, site.ledger.entries(), site.witnesses, owner="a")
-    assert [verdict.complaint for verdict in verdicts] == ["", ""]
-
-
 def test_rule_14_recovery_takes_back_entries_of_both_keys():
     world = world_of(campaign_of())
     take_part(world, world.sites["a"], 1)
@@ -290,68 +236,6 @@ def test_rule_14_recovery_with_the_key_that_was_given_up_is_refused():
 
     with pytest.raises(LedgerCorrupt, match="handed to another key"):
         recover(world, ledger, outbox)
-
-
-def lost(world, key, *, lost_key, ledger_store):
-    policy = world.sites["a"].policy
-    return LostLedger("a", policy.dataset, "row", key, ledger_store, lost_key=lost_key)
-
-
-@pytest.mark.parametrize("stated", ["first", "last"])
-def test_rule_10_lost_key_is_followed_by_a_new_one_and_nothing_spent_is_forgotten(stated):
-    world = world_of(campaign_of())
-    take_part(world, world.sites["a"], 1)
-    # The folder is restored from here, and the key after this one is gone with the disk.
-    ledger = copy_of(world.ledgers["a"])
-    first = public_hex(world.sites["a"].key)
-    last = public_hex(change_keys(world))
-    take_part(world, world.sites["a"], 2)
-    key = generate_key()
-    left = lost(world, key, lost_key={"first": first, "last": last}[stated], ledger_store=ledger)
-
-    found = find_recovery(left, world.sites["a"].witnesses, Owed(), now=NOW)
-    append_missing(left, found)
-
-    chain = read_ledger(ledger, public_hex(key))
-    assert chain.signers == (first, last, public_hex(key))
-    assert found.rotated.old_signature is None
-    policy = world.sites["a"].policy
-    assert spend(policy, chain.events()).epsilon == true_epsilon(world, 2)
-    # Its witnesses take the ledger on, and the second time there is nothing to do.
-    after = Ledger(ledger, dataset=policy.dataset, unit="row", key=key)
-    publish(after, world.sites["a"].witnesses, owner="a")
-    assert not find_recovery(left, world.sites["a"].witnesses, Owed(), now=NOW).is_needed
-
-
-def test_rule_10_new_key_without_a_word_about_the_old_one_gets_no_ledger():
-    world = world_of(campaign_of())
-    take_part(world, world.sites["a"], 1)
-    stranger = lost(world, generate_key(), lost_key=None, ledger_store=world.ledgers["a"])
-
-    with pytest.raises(LedgerCorrupt, match="lost-key"):
-        find_recovery(stranger, world.sites["a"].witnesses, Owed(), now=NOW)
-
-
-def test_rule_14_gap_and_lost_key_together_are_charged_under_the_new_key():
-    world = world_of(campaign_of())
-    for number in (1, 2):
-        take_part(world, world.sites["a"], number)
-    damaged = MemoryStore()
-    for seq in (1, 2, 3):
-        key = keys.ledger_entry(seq)
-        damaged.put_once(key, world.ledgers["a"].get(key))
-    site, key = world.sites["a"], generate_key()
-    away = replace(own_witness(world), store=AwayStore())
-    reserve = site.ledger.chain().reserve_of(world.assembly.digest, 2)
-    owed = Owed(plans=charges_of(reserve))
-    left = lost(world, key, lost_key=public_hex(site.key), ledger_store=damaged)
-
-    found = find_recovery(left, [away], owed, now=NOW, assume_lost=True)
-    append_missing(left, found)
-
-    chain = read_ledger(damaged, public_hex(key))
-    assert [entry.kind for entry in chain.entries][-2:] == ["rotated", "recovered"]
-    assert spend(site.policy, chain.events()).epsilon == true_epsilon(world, 2)
 
 
 def test_rule_10_keys_change_in_the_middle_of_a_campaign_and_every_statement_still_holds():
@@ -392,26 +276,3 @@ def test_rule_14_update_is_judged_by_the_key_of_its_rounds_roster_and_no_other()
     assert (answers["b"].status, answers["b"].reason) == ("rejected", "signature")
     assert answers["a"].status == answers["c"].status == "accepted"
     assert read_roster(world.store, 3).entry("a") != latest_roster(world.store).entry("a")
-
-
-def test_rule_14_folder_whose_key_was_replaced_as_lost_trains_nothing_and_is_told_why():
-    world = world_of(campaign_of())
-    take_part(world, world.sites["a"], 1)
-    old, ledger = world.sites["a"], copy_of(world.ledgers["a"])
-    key = generate_key()
-    left = lost(world, key, lost_key=public_hex(old.key), ledger_store=world.ledgers["a"])
-    append_missing(left, find_recovery(left, old.witnesses, Owed(), now=NOW))
-    after = Ledger(world.ledgers["a"], dataset=old.policy.dataset, unit="row", key=key)
-    publish(after, old.witnesses, owner="a")
-    # A backup with the key that was thought lost turns up.
-    restored = open_site("a", old.key, old.policy, ledger, MemoryStore(), witnesses=old.witnesses)
-
-    trained = world.works["a"].trainings
-
-    with pytest.raises(WitnessUnavailable) as caught:
-        take_part(world, restored, 2)
-    with pytest.raises(LedgerCorrupt, match="handed to another key"):
-        recover(world, ledger, MemoryStore())
-
-    assert "put the newest key.pem back" in caught.value.hint
-    assert world.works["a"].trainings == trained
