@@ -34,7 +34,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from fl_core.errors import ServerFailed, StoreUnavailable
 from flows.egress_rules import Passes, Stays, judge, outward_event
 from tasks.gateway_access import SiteDoor
-from tasks.gateway_client import no_answer
+from tasks.gateway_client import detail_of, no_answer, refusal
 from tasks.gateway_identity import HEADERS, Identity, identity_stamp, read_identity
 from tasks.outgoing import OutgoingLog
 
@@ -204,6 +204,8 @@ class Egress:
 
 
 _BUSY = (429, 502, 503, 504)
+# Prefect's client says a number; the operator needs the words.
+_REFUSALS = (401, 403, 409)
 
 
 class _Way:
@@ -249,6 +251,8 @@ class _Way:
             status = response.status_code
         finally:
             self._record.answered(name, status)
+        if status in _REFUSALS:
+            self._say(refusal(self._door, status, detail_of(response), what=f"answer {target}"))
         return response
 
     def _client(self) -> tuple[Identity, httpx.AsyncClient]:

@@ -4,6 +4,7 @@ The stock worker exits after some failures (PrefectHQ/prefect issue 22638), and 
 to notice. Here every step is repeated for ever, with pauses that grow to a quarter of a minute.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -45,6 +46,19 @@ async def repeat(step: Callable[[], Awaitable[Any]], interval_s: float) -> None:
     while True:
         await until_done(step, patient=True)
         await anyio.sleep(interval_s)
+
+
+async def done_before(stopped: anyio.Event, step: Awaitable[object]) -> bool:
+    """Run a step, and say whether it was done before the worker was to stop; raises as it does."""
+    doing = asyncio.ensure_future(step)
+    stopping = asyncio.ensure_future(stopped.wait())
+    await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not doing.done():
+        doing.cancel()
+        return False
+    await doing
+    return True
 
 
 def wait_after(failures: int) -> float:

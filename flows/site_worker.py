@@ -16,7 +16,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -48,7 +49,7 @@ from prefect.workers.base import (
 
 from fl_core.errors import ServerFailed
 from flows.child_process import Limits, WarmChild
-from flows.patience import LONGEST_WAIT_S, repeat, until_done
+from flows.patience import LONGEST_WAIT_S, done_before, repeat, until_done
 from flows.run_requests import asked_for_more
 from flows.warm_child import REFUSED, ChildSetup, Job, RunEnd, show_own_logs
 from flows.worker_lock import WorkerLock
@@ -65,6 +66,7 @@ WATCH_S = 2.0
 # A site without work gives the memory of libraries and model back; the next session starts later
 # by the seconds that they take to load.
 REST_S = 600.0
+TIDY_S = 3600.0
 # The coordinator takes a worker for lost that was silent for two of these.
 HEARTBEAT_S = 10
 # A child whose worker was killed ends at once; this also covers a slow machine.
@@ -144,10 +146,10 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
-        if self._way is not None and not await _done_before(stopped, self._way.greet()):
+        if self._way is not None and not await done_before(stopped, self._way.greet()):
             return
         ensure = anyio.to_thread.run_sync(self._child.ensure, abandon_on_cancel=True)
-        if not await _done_before(stopped, ensure):
+        if not await done_before(stopped, ensure):
             return
         async with self:
             async with anyio.create_task_group() as loops:
@@ -164,6 +166,8 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         loops.start_soon(repeat, self._sync_and_initialize, self.heartbeat_interval_seconds)
         loops.start_soon(repeat, self._poll, 0.0)
         loops.start_soon(repeat, self._watch, WATCH_S)
+        if self._way is not None:
+            loops.start_soon(repeat, self._way.tidy, TIDY_S)
 
     async def _connect(self) -> None:
         await self._sync_and_initialize()
@@ -184,8 +188,14 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             logger.info("nothing to do for long, the warm process rests pool=%s", self.name)
             await anyio.to_thread.run_sync(self._child.kill)
         # With a run in hand nothing else could start, so the API is not asked.
-        if self._in_hand is None:
+        if self._in_hand is not None:
+            return
+        try:
             await self.get_and_submit_flow_runs()
+        except httpx.HTTPStatusError as error:
+            if self._way is not None and error.response.status_code == HTTPStatus.CONFLICT:
+                await self._way.greet_again()
+            raise
 
     def _poll_interval(self) -> float:
         # Answers within .5 s for a minute after a run, then ever more slowly.
@@ -316,19 +326,6 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         except ServerFailed:
             # Said again with the next run, which then ends Crashed; the cause may be gone by then.
             logger.exception("warm process does not start pool=%s", self._work_pool_name)
-
-
-async def _done_before(stopped: anyio.Event, step: Awaitable[object]) -> bool:
-    """Run a step, and say whether it was done before the worker was to stop; raises as it does."""
-    doing = asyncio.ensure_future(step)
-    stopping = asyncio.ensure_future(stopped.wait())
-    await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not doing.done():
-        doing.cancel()
-        return False
-    await doing
-    return True
 
 
 def run_worker(  # noqa: PLR0913  the settings of a process, by name

@@ -65,6 +65,26 @@ class WayOut:
                 log.info("gateway says welcome fedloom=%s", welcome.fedloom)
                 return
 
+    async def greet_again(self) -> None:
+        """Say hello in the middle of a worker's life: the coordinator may have been upgraded.
+
+        What does not fit is said in the log and waited for, because it may be taken back there.
+        """
+        try:
+            welcome = await anyio.to_thread.run_sync(say_hello, self.door, abandon_on_cancel=True)
+        except StoreUnavailable as error:
+            log.warning("%s; %s", error, error.hint)
+            return
+        for complaint in welcome.complaints:
+            log.error("no session is served: %s", complaint)
+
+    async def tidy(self) -> None:
+        """Set a long record aside; a full disk shows at the next request, which then stays."""
+        try:
+            await anyio.to_thread.run_sync(self.record.set_aside)
+        except OSError as error:
+            log.warning("the record is not set aside error=%s", error.strerror)
+
 
 @contextmanager
 def open_way_out(door: SiteDoor, *, pool: str) -> Iterator[WayOut]:
@@ -78,7 +98,6 @@ def open_way_out(door: SiteDoor, *, pool: str) -> Iterator[WayOut]:
     spared = [each for each in os.environ.get(_NO_PROXY, "").split(",") if each]
     os.environ[_NO_PROXY] = ",".join([*spared, "127.0.0.1"])
     record = OutgoingLog(door.home, process="worker")
-    record.set_aside()
     with Egress(door, pool=pool, record=record) as egress:
         os.environ["PREFECT_API_URL"] = egress.url
         # Prefect logs addresses of its pages; without this they would show the egress' secret.

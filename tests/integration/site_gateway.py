@@ -21,7 +21,7 @@ from tasks.gateway_access import GatewayAccess, SiteDoor
 from tasks.gateway_store import GatewayStore
 from tasks.invite import accept_invite
 
-FEDLOOM = (sys.executable, "-m", "flows.cli.main")
+_MAIN = "from flows.cli.main import main; main()"
 _OWN = ("PREFECT", "MLFLOW", "FEDLOOM")
 
 
@@ -46,11 +46,13 @@ class Gateway:
     def url(self) -> str:
         return f"https://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
+    def start(self, *, before: str = "") -> None:
+        """Start it; ``before`` is code that runs first, to play a gateway of another version."""
         more = {"PREFECT_API_URL": self.prefect_url} if self.prefect_url else {}
+        words = ("gateway", "start", "--home", str(self.folder), "--url", self.url)
         with (self.folder / "gateway.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*FEDLOOM, "gateway", "start", "--home", str(self.folder), "--url", self.url],
+                [sys.executable, "-c", before + _MAIN, *words],
                 env=plain_environment(FEDLOOM_STORE=f"file://{self.folder}/store", **more),
                 stdout=log,
                 stderr=log,

@@ -314,6 +314,25 @@ def test_worker_waits_for_gateway_and_enrolment_and_goes_on_after_a_restart(
         worker.process.wait()
 
 
+def test_site_is_told_when_the_coordinator_was_upgraded_and_serves_on_when_it_fits_again(
+    stack, gateway, worker, tmp_path
+):
+    stricter = (
+        "import tasks.hello as hello\n"
+        "hello.welcome = lambda said: hello.Welcome(fedloom='9.0', complaints=('too old',))\n"
+    )
+    gateway.stop()
+    # What is kept of the site's last hello is judged anew by the other version.
+    gateway.start(before=stricter)
+    wait_for(lambda: worker.says("no session is served: too old"), what="the complaint")
+    gateway.stop()
+    gateway.start()
+
+    run = create(stack, "step", tmp_path / "left")
+
+    assert stack.final_state(run)[0] == "COMPLETED"
+
+
 def test_worker_whose_versions_do_not_fit_ends_readably_before_anything_else(gateway, worker):
     door = gateway.make_site("old")
     gateway.enrol(door)

@@ -15,9 +15,11 @@ from fl_core.artifacts.store import exists
 from fl_core.campaign.roster import revoke
 from fl_core.errors import ObjectCorrupt, ObjectMissing, RoundClosed, StoreUnavailable
 from fl_core.rounds.plan import open_campaign, open_round
+from tasks import gateway_client
 from tasks.certificates import make_certificate
+from tasks.gateway_client import GatewayClient
 from tasks.gateway_store import GatewayStore
-from tasks.outgoing import read_outgoing
+from tasks.outgoing import OutgoingLog, read_outgoing
 from tests.worlds import campaign_of
 
 
@@ -294,3 +296,17 @@ def test_address_where_nothing_listens_is_named(gateway):
         GatewayStore.through(lost).list(keys.ROSTERS)
 
     assert "firewall" in caught.value.hint
+
+
+def test_wrong_clock_is_told_once(door, monkeypatch, caplog):
+    # The gateway runs on this machine's clock, so the tolerance is moved and not the clock.
+    monkeypatch.setattr(gateway_client, "ALLOWED_SKEW_S", -1.0)
+    client = GatewayClient(door, OutgoingLog(door.home, process="test"))
+    store = GatewayStore(client)
+
+    for _ in range(2):
+        store.list(keys.ROSTERS)
+
+    told = [record.getMessage() for record in caplog.records if "clocks differ" in record.msg]
+    assert len(told) == 1
+    assert "time synchronisation" in told[0]
