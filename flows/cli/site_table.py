@@ -63,7 +63,7 @@ def sites(home: HomeOption = Path(".fedloom"), json_output: JsonOption = False) 
 
 def _table(rows: list[_Row]) -> Table:
     table = Table(title="sites")
-    for name in ("site", "fingerprint", "since", "last seen", "versions", "rounds", "state"):
+    for name in ("site", "fingerprint", "since", "last seen, UTC", "versions", "rounds", "state"):
         table.add_column(name, overflow="fold")
     for row in rows:
         facts, entry = row.facts, row.facts.entry
