@@ -34,7 +34,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from fl_core.errors import ServerFailed, StoreUnavailable
 from flows.egress_rules import Passes, Stays, judge, outward_event
 from tasks.gateway_access import SiteDoor
-from tasks.gateway_client import detail_of, no_answer, refusal
+from tasks.gateway_client import MAX_ANSWER_BYTES, detail_of, no_answer, refusal
 from tasks.gateway_identity import HEADERS, Identity, identity_stamp, read_identity
 from tasks.outgoing import OutgoingLog
 
@@ -157,7 +157,7 @@ class Egress:
     def _take(self, text: str) -> None:
         try:
             event = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             event = None
         built = outward_event(event, run_id=self.run_in_hand)
         if built is not None:
@@ -225,9 +225,9 @@ class _Way:
         try:
             return await self._once(method, target, body)
         except httpx.HTTPError as error:
-            refusal = no_answer(self._door, error)
-            self._say(refusal)
-            raise refusal from error
+            unanswered = no_answer(self._door, error)
+            self._say(unanswered)
+            raise unanswered from error
         except StoreUnavailable as error:
             self._say(error)
             raise
@@ -247,13 +247,18 @@ class _Way:
         name = self._record.sends(method, sent_path, body)
         status: int | None = None
         try:
-            response = await client.send(request)
-            status = response.status_code
+            response = await client.send(request, stream=True)
+            try:
+                status = response.status_code
+                content = await _bounded(response)
+            finally:
+                await response.aclose()
         finally:
             self._record.answered(name, status)
+        answer = httpx.Response(status, headers=_kind(response), content=content)
         if status in _REFUSALS:
-            self._say(refusal(self._door, status, detail_of(response), what=f"answer {target}"))
-        return response
+            self._say(refusal(self._door, status, detail_of(answer), what=f"answer {target}"))
+        return answer
 
     def _client(self) -> tuple[Identity, httpx.AsyncClient]:
         stamp = identity_stamp(self._door)
@@ -282,6 +287,20 @@ def _told(verdict: Stays) -> Response:
     if verdict.status == HTTPStatus.NO_CONTENT:
         return Response(status_code=verdict.status)
     return JSONResponse({"detail": verdict.detail}, verdict.status)
+
+
+async def _bounded(response: httpx.Response) -> bytes:
+    content = b""
+    async for piece in response.aiter_bytes():
+        content += piece
+        if len(content) > MAX_ANSWER_BYTES:
+            raise StoreUnavailable("the gateway sends more than any answer of prefect's is long")
+    return content
+
+
+def _kind(response: httpx.Response) -> dict[str, str]:
+    kind = response.headers.get("content-type")
+    return {} if kind is None else {"content-type": kind}
 
 
 async def _body(request: Request) -> bytes | None:

@@ -130,7 +130,7 @@ def _refused(reason: str) -> Stays:
 def _object(body: bytes) -> dict[str, Any] | None:
     try:
         found = json.loads(body or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -20,7 +20,14 @@ from fl_core.errors import ObjectCorrupt, ServerFailed, StoreUnavailable
 from flows.egress import Egress
 from flows.patience import wait_after
 from tasks.gateway_access import SiteDoor
-from tasks.gateway_client import PROCESS, detail_of, refusal, shared_client
+from tasks.gateway_client import (
+    MAX_ANSWER_BYTES,
+    PROCESS,
+    body_of,
+    detail_of,
+    refusal,
+    shared_client,
+)
 from tasks.hello import Welcome, own_hello
 from tasks.outgoing import OutgoingLog
 
@@ -114,10 +121,10 @@ def say_hello(door: SiteDoor) -> Welcome:
     body = to_bytes(own_hello(door.site))
 
     def read(response: httpx.Response) -> Welcome:
-        said = response.read()
         if response.status_code not in {HTTPStatus.OK, HTTPStatus.CONFLICT}:
             raise refusal(door, response.status_code, detail_of(response), what="say hello")
         try:
+            said = body_of(response, max_bytes=MAX_ANSWER_BYTES)
             return from_bytes(Welcome, said, what="the gateway's welcome")
         except ObjectCorrupt as error:
             raise StoreUnavailable(

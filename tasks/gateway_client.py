@@ -7,6 +7,7 @@ it, because between a hospital and its coordinator stand two firewalls and someb
 """
 
 import functools
+import json
 import logging
 import os
 import threading
@@ -19,13 +20,15 @@ from typing import TypeVar
 
 import httpx
 
-from fl_core.errors import StoreUnavailable
+from fl_core.errors import ObjectCorrupt, StoreUnavailable
 from tasks.gateway_access import SiteDoor
 from tasks.gateway_identity import HEADERS, Identity, identity_stamp, read_identity
 from tasks.outgoing import OutgoingLog
 
 PROCESS = "FEDLOOM_PROCESS_KIND"
 ALLOWED_SKEW_S = 60.0
+# Of a list of keys, a welcome, or the words of a refusal.
+MAX_ANSWER_BYTES = 16 << 20
 _PAUSES_S = (0.2, 1.0, 3.0)
 _LONGEST_PAUSE_S = 10.0
 _BUSY = {
@@ -167,11 +170,30 @@ def _shared(process: int, door: SiteDoor) -> GatewayClient:  # noqa: ARG001  a f
     return GatewayClient(door, record)
 
 
+def body_of(response: httpx.Response, *, max_bytes: int | None) -> bytes:
+    """Return an answer's body, read piece by piece, so that no length is believed.
+
+    Args:
+        response: The answer, its body not read yet.
+        max_bytes: Most that is read; None is unbounded.
+
+    Raises:
+        ObjectCorrupt: There is more.
+    """
+    pieces, n_bytes = [], 0
+    for piece in response.iter_bytes():
+        n_bytes += len(piece)
+        if max_bytes is not None and n_bytes > max_bytes:
+            raise ObjectCorrupt(f"the gateway sends more than the {max_bytes} bytes that are read")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
 def detail_of(response: httpx.Response) -> str:
     """Return what the gateway says of a refusal, one line, or its status."""
     try:
-        said = response.json()["detail"]
-    except (ValueError, KeyError, TypeError):
+        said = json.loads(body_of(response, max_bytes=MAX_ANSWER_BYTES))["detail"]
+    except (ValueError, KeyError, TypeError, RecursionError, ObjectCorrupt):
         said = ""
     shown = " ".join(str(said).split())[:300]
     return "".join(c for c in shown if c.isprintable()) or f"status {response.status_code}"
@@ -179,7 +201,7 @@ def detail_of(response: httpx.Response) -> str:
 
 def refusal(door: SiteDoor, status: int, detail: str, *, what: str) -> StoreUnavailable:
     """Return the error for an answer that lets a site do nothing, with its remedy."""
-    hints = {
+    hints: dict[int, str] = {
         HTTPStatus.UNAUTHORIZED: "this site is not enrolled there, or its keys were rotated: give "
         "enrol.json to the coordinator, and compare the clocks",
         HTTPStatus.FORBIDDEN: "the site was revoked, or this is not its own: ask the coordinator",
@@ -187,7 +209,7 @@ def refusal(door: SiteDoor, status: int, detail: str, *, what: str) -> StoreUnav
     }
     return StoreUnavailable(
         f"the gateway at {door.access.url} refuses to {what}: {detail}",
-        hint=hints.get(HTTPStatus(status), "look into the gateway's record"),
+        hint=hints.get(status, "look into the gateway's record"),
     )
 
 

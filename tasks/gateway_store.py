@@ -6,6 +6,7 @@ objects appears, so a session that waits for a plan costs one open request and f
 once.
 """
 
+import json
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -17,7 +18,14 @@ from fl_core.artifacts.documents import sha256_hex
 from fl_core.artifacts.store import require_key, require_length, require_prefix
 from fl_core.errors import ObjectCorrupt, ObjectMissing, RoundClosed, StoreUnavailable
 from tasks.gateway_access import SiteDoor
-from tasks.gateway_client import GatewayClient, detail_of, refusal, shared_client
+from tasks.gateway_client import (
+    MAX_ANSWER_BYTES,
+    GatewayClient,
+    body_of,
+    detail_of,
+    refusal,
+    shared_client,
+)
 from tasks.request_token import BODY_SHA256
 
 LONGEST_WAIT_S = 30.0
@@ -53,9 +61,8 @@ class GatewayStore:
             if response.status_code == HTTPStatus.NOT_FOUND:
                 raise ObjectMissing(f"no object under {key!r} at {self._client.door.access.url}")
             self._require(response, HTTPStatus.OK, f"read {key!r}")
-            require_length(key, int(response.headers.get("content-length", 0)), max_bytes)
-            data = response.read()
-            require_length(key, len(data), max_bytes)
+            require_length(key, _stated_length(response), max_bytes)
+            data = body_of(response, max_bytes=max_bytes)
             if response.headers.get(BODY_SHA256) != sha256_hex(data):
                 raise ObjectCorrupt(f"object {key!r} has another sha-256 than the gateway states")
             return data
@@ -78,10 +85,8 @@ class GatewayStore:
             if response.status_code == HTTPStatus.PRECONDITION_FAILED:
                 return False
             if response.status_code == HTTPStatus.CONFLICT:
-                response.read()
                 raise RoundClosed(f"cannot write {key!r}: {detail_of(response)}")
             if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-                response.read()
                 raise ObjectCorrupt(f"object {key!r} is too long: {detail_of(response)}")
             self._require(response, HTTPStatus.CREATED, f"write {key!r}")
             return True
@@ -125,10 +130,9 @@ class GatewayStore:
 
     def _keys(self, response: httpx.Response, what: str) -> _Keys:
         self._require(response, HTTPStatus.OK, what)
-        response.read()
         try:
-            found: Any = response.json()
-        except ValueError as error:
+            found: Any = json.loads(body_of(response, max_bytes=MAX_ANSWER_BYTES))
+        except (ValueError, RecursionError, ObjectCorrupt) as error:
             raise self._garbled(what) from error
         if not isinstance(found, list) or not all(isinstance(key, str) for key in found):
             raise self._garbled(what)
@@ -142,8 +146,12 @@ class GatewayStore:
 
     def _require(self, response: httpx.Response, expected: HTTPStatus, what: str) -> None:
         if response.status_code != expected:
-            response.read()
             raise refusal(self._client.door, response.status_code, detail_of(response), what=what)
+
+
+def _stated_length(response: httpx.Response) -> int:
+    stated = response.headers.get("content-length", "")
+    return int(stated) if stated.isdecimal() else 0
 
 
 def _object(key: str) -> str:
