@@ -10,6 +10,8 @@ from fl_core.campaign.specs import Name
 
 TLS_CERTIFICATE = "tls.crt"
 TLS_KEY = "tls.key"
+ROTATION = "rotation.json"
+"""Present while a change of a site's keys is pending."""
 GatewayUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^/?#@]+$")]
 
 

@@ -21,7 +21,7 @@ from typing import TypeVar
 import httpx
 
 from fl_core.errors import ObjectCorrupt, StoreUnavailable
-from tasks.gateway_access import SiteDoor
+from tasks.gateway_access import ROTATION, SiteDoor
 from tasks.gateway_identity import HEADERS, Identity, identity_stamp, read_identity
 from tasks.outgoing import OutgoingLog
 
@@ -202,8 +202,9 @@ def detail_of(response: httpx.Response) -> str:
 def refusal(door: SiteDoor, status: int, detail: str, *, what: str) -> StoreUnavailable:
     """Return the error for an answer that lets a site do nothing, with its remedy."""
     hints: dict[int, str] = {
-        HTTPStatus.UNAUTHORIZED: "this site is not enrolled there, or its keys were rotated: give "
-        "enrol.json to the coordinator, and compare the clocks",
+        HTTPStatus.UNAUTHORIZED: _pending(door)
+        or "this site is not enrolled there: give enrol.json to the coordinator, and compare the "
+        "clocks",
         HTTPStatus.FORBIDDEN: "the site was revoked, or this is not its own: ask the coordinator",
         HTTPStatus.CONFLICT: "the versions do not fit: see the complaint",
     }
@@ -226,8 +227,8 @@ def no_answer(door: SiteDoor, error: httpx.HTTPError) -> StoreUnavailable:
     if "alert" in said:
         return StoreUnavailable(
             f"the gateway at {url} does not know this site's certificate",
-            hint="give enrol.json to the coordinator; after a rotation, the request of "
-            "`fedloom site rotate`",
+            hint=_pending(door)
+            or "this site is not enrolled there: give enrol.json to the coordinator",
         )
     causes = {
         httpx.ConnectTimeout: "no route: nothing answers; ask for the firewall's rule to be opened",
@@ -239,6 +240,13 @@ def no_answer(door: SiteDoor, error: httpx.HTTPError) -> StoreUnavailable:
         f"the gateway at {url} does not answer ({type(error).__name__})",
         hint=hint or "the connection broke: it is tried again",
     )
+
+
+def _pending(door: SiteDoor) -> str:
+    """Return what to do where a change of keys is under way; empty where none is."""
+    if not (door.home / ROTATION).exists():
+        return ""
+    return "a change of keys is pending here: run `fedloom site rotate --finish`"
 
 
 def seconds_behind(response: httpx.Response, *, now: datetime) -> float | None:

@@ -74,6 +74,18 @@ def test_refusal_names_what_and_what_to_do(home, status, hint):
     assert hint in refused.hint
 
 
+def test_site_whose_keys_are_changing_is_told_to_finish(home):
+    (home / "rotation.json").touch()
+    alert = httpx.ReadError("[SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert unknown ca")
+
+    hints = {
+        no_answer(door_of(home), alert).hint,
+        refusal(door_of(home), 401, "unknown", what="list").hint,
+    }
+
+    assert hints == {"a change of keys is pending here: run `fedloom site rotate --finish`"}
+
+
 @pytest.mark.parametrize(
     ("body", "detail"),
     [
