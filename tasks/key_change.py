@@ -44,7 +44,7 @@ from fl_core.updates.signing import (
 )
 from tasks.certificates import make_certificate, replace_file
 from tasks.enrolment import read_own_enrolment, require_certificate, write_enrolment
-from tasks.gateway_access import TLS_CERTIFICATE, TLS_KEY, SiteDoor
+from tasks.gateway_access import ROTATION, TLS_CERTIFICATE, TLS_KEY, SiteDoor
 from tasks.gateway_client import GatewayClient
 from tasks.gateway_store import GatewayStore
 from tasks.ledger_recovery import recover_ledgers
@@ -52,7 +52,6 @@ from tasks.outgoing import OutgoingLog
 from tasks.settings import open_store
 from tasks.site_config import SiteConfig, SiteHome, open_site, site_settings
 
-ROTATION = "rotation.json"
 NEXT = "next"
 _KEY = "key.pem"
 _SIGNATURE = r"^[0-9a-f]{128}$"

@@ -199,7 +199,8 @@ def site_rotate(
     Example: `fedloom site rotate --home /srv/fedloom`
     """
     from fl_core.updates.signing import fingerprint
-    from tasks.key_change import ROTATION, begin_change, finish_change
+    from tasks.gateway_access import ROTATION
+    from tasks.key_change import begin_change, finish_change
     from tasks.site_config import SiteHome, read_site_config
 
     own = SiteHome(home.resolve())

@@ -21,9 +21,9 @@ from fl_core.rounds.site_witness import witness_ledgers
 from fl_core.updates.signing import public_hex, read_key
 from flows.cli.main import app
 from tasks.enrolment import NewSite, admit, make_site, read_enrolment
-from tasks.gateway_access import GatewayAccess
+from tasks.gateway_access import ROTATION, GatewayAccess
 from tasks.hello import own_hello
-from tasks.key_change import ROTATION, admit_change, begin_change, finish_change, read_change
+from tasks.key_change import admit_change, begin_change, finish_change, read_change
 from tasks.said_hellos import keep_hello
 from tasks.settings import open_store
 from tasks.site_config import SiteConfig, SiteHome, open_site, site_settings

@@ -27,7 +27,8 @@ from fl_core.updates.outbox import exclusive
 from fl_core.updates.signing import public_hex, read_key
 from flows.cli.main import app
 from tasks.enrolment import admit, read_enrolment
-from tasks.key_change import NEXT, ROTATION
+from tasks.gateway_access import ROTATION
+from tasks.key_change import NEXT
 from tasks.site_config import SiteHome, open_site, read_site_config
 from tests.worlds import FakeWork, campaign_of
 
