@@ -161,13 +161,12 @@ class _Busy:
 
 def shared_client(door: SiteDoor) -> GatewayClient:
     """Return this process' one client of a gateway."""
-    return _shared(os.getpid(), door)
+    return _shared(os.getpid(), door, os.environ.get(PROCESS, "command"))
 
 
 @functools.lru_cache(maxsize=32)
-def _shared(process: int, door: SiteDoor) -> GatewayClient:  # noqa: ARG001  a fork must not share sockets
-    record = OutgoingLog(door.home, process=os.environ.get(PROCESS, "command"))
-    return GatewayClient(door, record)
+def _shared(process: int, door: SiteDoor, kind: str) -> GatewayClient:  # noqa: ARG001  a fork must not share sockets
+    return GatewayClient(door, OutgoingLog(door.home, process=kind))
 
 
 def body_of(response: httpx.Response, *, max_bytes: int | None) -> bytes:
