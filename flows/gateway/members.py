@@ -19,6 +19,7 @@ from fl_core.errors import CampaignError, StoreError
 from tasks.certificates import certificate_sha256
 
 FRESH_S = 0.5
+_AWAY_S = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +89,10 @@ class RosterWatch:
         """Look for ever, so that a new site's certificate is trusted before it asks anything."""
         while True:
             try:
-                await self.fresh(max_age_s=0)
+                await self.fresh(max_age_s=interval_s)
             except StoreError as error:
                 log.warning("roster cannot be read error=%s", error)
+                await asyncio.sleep(_AWAY_S)
             await asyncio.sleep(interval_s)
 
     async def _look(self) -> None:

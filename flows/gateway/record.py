@@ -93,8 +93,12 @@ class Record:
 
     def close(self) -> None:
         """Write what is held back and close the file."""
-        self._end_floods(before=None)
+        self.settle()
         self._file.close()
+
+    def settle(self) -> None:
+        """Write all that is held back."""
+        self._end_floods(before=None)
 
     def flush(self) -> None:
         """Write what is held back of seconds that are over; to be called now and then."""

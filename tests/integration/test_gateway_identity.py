@@ -82,7 +82,7 @@ def test_certificate_that_a_site_signed_for_somebody_else_is_not_the_sites(gatew
 def test_site_that_is_enrolled_while_the_gateway_runs_is_let_in(gateway):
     gateway.sites["late"] = gateway.enrolled("late")
 
-    # The handshake trusts a new roster's certificates within two seconds.
+    # The handshake trusts a new roster's certificates within a second.
     deadline = time.monotonic() + 30
     while True:
         try:
