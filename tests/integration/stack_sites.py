@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from fl_core.artifacts import keys
+from fl_core.artifacts.documents import to_bytes
 from fl_core.errors import StoreUnavailable
 from fl_core.privacy.policy_template import policy_text
 from flows.local_gateway import gateway_environment
@@ -13,12 +14,20 @@ from flows.local_workers import environment
 from tasks.enrolment import admit
 from tasks.settings import open_store, read_settings
 from tasks.site_config import read_site_config, site_settings
+from tests.worlds import campaign_of
 
 ROWS = Path("rows.csv")
 POLICY = policy_text(epsilon=8.0, delta=1e-5)
 PLAN = "campaigns/c1/rounds/0001/plan.json"
 NORTH = "campaigns/c1/rounds/0001/updates/north/manifest.json"
 SOUTH = "campaigns/c1/rounds/0001/updates/south/manifest.json"
+
+
+def write_plan(stack: Stack) -> None:
+    """Put something under a plan's key, and the campaign that names the sites who may read it."""
+    campaign = campaign_of(("north", "south", "west"), id="c1")
+    coordinator_store(stack).put_once(keys.campaign(campaign.id), to_bytes(campaign))
+    coordinator_store(stack).put_once(PLAN, b"plan")
 
 
 def coordinator_store(stack: Stack):

@@ -19,6 +19,7 @@ from stack_sites import (
     is_let_in,
     site_store,
     wait_for,
+    write_plan,
 )
 
 from fl_core.campaign.roster import latest_roster
@@ -39,7 +40,6 @@ from tasks.site_config import (
     SiteStore,
     config_text,
     read_site_config,
-    write_credentials,
 )
 
 
@@ -54,7 +54,7 @@ def test_gateway_answers_with_the_certificate_of_its_invite_and_with_no_other(st
 
 
 def test_gateway_keeps_what_sites_write_and_can_write_nothing_else(stack):
-    coordinator_store(stack).put_once(PLAN, b"plan")
+    write_plan(stack)
     own = gateway_store(stack)
 
     assert own.get(PLAN) == b"plan"
@@ -70,7 +70,7 @@ def test_gateway_keeps_what_sites_write_and_can_write_nothing_else(stack):
 
 
 def test_enrolled_site_reads_a_plan_through_the_gateway_and_nothing_of_another_site(stack):
-    coordinator_store(stack).put_once(PLAN, b"plan")
+    write_plan(stack)
     coordinator_store(stack).put_once(SOUTH, b"not for north")
     north = site_store(stack, "north")
 
@@ -85,7 +85,7 @@ def test_enrolled_site_reads_a_plan_through_the_gateway_and_nothing_of_another_s
 
 def test_site_that_was_made_and_not_enrolled_is_refused_until_it_is(stack):
     enrolment = make_local_site(stack, LocalSite("west", ROWS, POLICY))
-    coordinator_store(stack).put_once(PLAN, b"plan")
+    write_plan(stack)
     with pytest.raises(StoreUnavailable):
         door(stack, "west").get(PLAN)
 
@@ -171,7 +171,7 @@ def set_back(stack: Stack, home: SiteHome) -> None:
     )
     changes = {"gateway": None, "store": direct, "prefect_api_url": f"{stack.prefect_url}/api"}
     home.config.write_text(config_text(config.model_copy(update=changes)))
-    write_credentials(home, "of-north", "of-north")
+    (home.root / CREDENTIALS).write_text("of-north\nof-north\n")
     for name in ("tls.crt", "tls.key", "gateway.crt"):
         (home.root / name).unlink()
     file = stack.file.model_dump(mode="json")
