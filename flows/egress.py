@@ -31,7 +31,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from fl_core.errors import ServerFailed, StoreUnavailable
+from fl_core.errors import FedloomError, ServerFailed, StoreUnavailable
 from flows.egress_rules import Passes, Stays, judge, outward_event
 from tasks.gateway_access import SiteDoor
 from tasks.gateway_client import MAX_ANSWER_BYTES, detail_of, no_answer, refusal
@@ -176,7 +176,11 @@ class Egress:
         if len(self._kept_at) >= _MAX_EVENTS:
             self._kept_at.clear()
         self._kept_at[asked] = now
-        self._record.kept(method, path, reason=reason)
+        try:
+            self._record.kept(method, path, reason=reason)
+        except StoreUnavailable as error:
+            # It stays either way; only what leaves may not lack its line.
+            log.warning("%s; %s", error, error.hint)
 
     async def _send_events(self) -> None:
         while True:
@@ -228,9 +232,11 @@ class _Way:
             unanswered = no_answer(self._door, error)
             self._say(unanswered)
             raise unanswered from error
-        except StoreUnavailable as error:
+        except FedloomError as error:
             self._say(error)
-            raise
+            if isinstance(error, StoreUnavailable):
+                raise
+            raise StoreUnavailable(str(error), hint=error.hint) from error
 
     async def close(self) -> None:
         """Close the connections."""
@@ -275,7 +281,7 @@ class _Way:
             self._open = (identity, client)
         return self._open
 
-    def _say(self, error: StoreUnavailable) -> None:
+    def _say(self, error: FedloomError) -> None:
         # The worker asks twice a second; its log says once a minute why it gets no answer.
         text, now = str(error), time.monotonic()
         if text != self._said[0] or now - self._said[1] > _SAY_AGAIN_S:

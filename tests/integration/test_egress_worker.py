@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -331,6 +332,20 @@ def test_site_is_told_when_the_coordinator_was_upgraded_and_serves_on_when_it_fi
     run = create(stack, "step", tmp_path / "left")
 
     assert stack.final_state(run)[0] == "COMPLETED"
+
+
+def test_worker_that_waits_for_its_gateway_stops_when_asked(tmp_path):
+    gateway = Gateway(tmp_path)
+    door = gateway.make_site("patient")
+    # Takes connections and says nothing, as a firewall in the middle may.
+    with socket.create_server(("127.0.0.1", gateway.port)):
+        worker = start_worker(door)
+        try:
+            wait_for(lambda: read_outgoing(door.home), what="the first hello")
+            assert worker.stop() == 0
+        finally:
+            worker.process.kill()
+            worker.process.wait()
 
 
 def test_worker_whose_versions_do_not_fit_ends_readably_before_anything_else(gateway, worker):
