@@ -9,7 +9,7 @@ from fl_core.artifacts.documents import to_bytes
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.campaign.guarantees import SITE
 from fl_core.campaign.roster import latest_roster, read_roster
-from fl_core.errors import LedgerCorrupt, WitnessUnavailable
+from fl_core.errors import LedgerCorrupt, StoreUnavailable, WitnessUnavailable
 from fl_core.privacy.budget import spend
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.ledger_documents import LedgerEntry
@@ -276,3 +276,27 @@ def test_rule_14_update_is_judged_by_the_key_of_its_rounds_roster_and_no_other()
     assert (answers["b"].status, answers["b"].reason) == ("rejected", "signature")
     assert answers["a"].status == answers["c"].status == "accepted"
     assert read_roster(world.store, 3).entry("a") != latest_roster(world.store).entry("a")
+
+
+def test_rule_11_update_in_the_outbox_is_sent_after_a_change_as_it_was_signed():
+    world = world_of(campaign_of())
+    inner, cut = world.store.put_once, keys.manifest("tiny", 1, "a")
+
+    def put_once(key, data):
+        if key == cut:
+            raise StoreUnavailable("the link was cut before the manifest")
+        return inner(key, data)
+
+    world.store.put_once = put_once
+    with pytest.raises(StoreUnavailable):
+        take_part(world, world.sites["a"], 1)
+    world.store.put_once = inner
+
+    change_keys(world)
+    again = take_part(world, world.sites["a"], 1)
+    answers = collect(world, 1).answers
+
+    assert again.status == "uploaded"
+    assert answers["a"].status == "accepted"
+    assert world.works["a"].trainings == 1
+    assert [e.kind for e in world.sites["a"].ledger.entries()].count("reserve") == 1
