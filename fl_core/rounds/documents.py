@@ -4,9 +4,9 @@ plan -> (updates of the sites) -> collected -> charge -> outcome -> evaluation. 
 once; a step that finds its document goes on from what is stored, never from what it has in hand.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, Field, StringConstraints
+from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
 from fl_core.artifacts.documents import Document
 from fl_core.campaign.specs import Name, Sha256
@@ -166,3 +166,11 @@ class Outcome(Document):
     noise_stddev: float | None = None
     opened: AwareDatetime
     closed: AwareDatetime
+
+    @model_validator(mode="after")
+    def _released_by_somebody(self) -> Self:
+        # An adapter that nobody trained must never pass for a release.
+        if self.status == "released" and not (self.contributors and self.result_hash):
+            msg = "a released round names its adapter and at least one contributor"
+            raise ValueError(msg)
+        return self

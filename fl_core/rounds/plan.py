@@ -4,6 +4,7 @@ A second caller loses the race and reads what the first one wrote, so there is o
 one cohort per round and one deadline, whoever asks and however often.
 """
 
+import logging
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -15,11 +16,19 @@ from fl_core.assembly import Assembly, assemble, site_weights
 from fl_core.campaign.campaign import Campaign
 from fl_core.campaign.roster import Roster, latest_roster
 from fl_core.cohorts.rules import draw_cohort, require_speed_says_nothing
-from fl_core.errors import CampaignError, IncompatibleParts, ObjectMissing, RoundError
+from fl_core.errors import (
+    CampaignError,
+    IncompatibleParts,
+    ObjectCorrupt,
+    ObjectMissing,
+    RoundError,
+)
 from fl_core.rounds.adapters import write_initial_adapter
 from fl_core.rounds.collection import MAX_DOCUMENT_BYTES
 from fl_core.rounds.documents import Collected, Outcome, RoundChoice, RoundPlan
 from fl_core.rounds.upload_time import upload_time
+
+log = logging.getLogger(__name__)
 
 CAMPAIGNS_OWN = RoundChoice()
 NOT_ASKED_AGAIN = frozenset({"budget", "left"})
@@ -230,4 +239,13 @@ def read_outcome(store: ObjectStore, campaign_id: str, round_number: int) -> Out
 def _earlier(store: ObjectStore, campaign_id: str) -> list[Collected]:
     found = [key for key in store.list(keys.rounds(campaign_id)) if key.endswith("/collected.json")]
     own = [key for key in found if keys.round_of(key) is not None]
-    return [read_document(store, key, Collected) for key in own]
+    return [read for key in own if (read := _readable(store, key)) is not None]
+
+
+def _readable(store: ObjectStore, key: str) -> Collected | None:
+    try:
+        return read_document(store, key, Collected)
+    except ObjectCorrupt as error:
+        # Its own round is closed as failed; the later ones must not end on it too.
+        log.warning("collection is not readable and counts for nothing: %s", error)
+        return None

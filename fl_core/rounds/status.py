@@ -4,6 +4,7 @@ The store is the truth; Prefect and MLflow are views. So `fedloom status`, the t
 a run and the next step of a resumed campaign all come from here.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Literal, TypeVar
 
@@ -14,7 +15,7 @@ from fl_core.artifacts.documents import Document, read_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
 from fl_core.cohorts.quorum import required
-from fl_core.errors import ObjectMissing
+from fl_core.errors import ObjectCorrupt, ObjectMissing
 from fl_core.privacy.federation import Federation, is_affordable
 from fl_core.rounds.adapters import read_adapter
 from fl_core.rounds.charging import read_budgets, read_federation_budget
@@ -22,6 +23,8 @@ from fl_core.rounds.collection import answered_sites
 from fl_core.rounds.documents import Collected, Outcome, RoundCharge, RoundPlan, SiteAnswer
 from fl_core.rounds.plan import available_sites, read_outcome
 from fl_core.updates.records import BudgetStatement, Evaluation
+
+log = logging.getLogger(__name__)
 
 D = TypeVar("D", bound=Document)
 EndReason = Literal["finished", "budget spent", "no site enrolled"]
@@ -186,4 +189,8 @@ def _optional(store: ObjectStore, key: str, model: type[D]) -> D | None:
     try:
         return read_document(store, key, model)
     except ObjectMissing:
+        return None
+    except ObjectCorrupt as error:
+        # A view shows what can be read; the step that needs the document closes its round.
+        log.warning("document is not readable: %s", error)
         return None

@@ -66,7 +66,7 @@ def test_check_warns_of_an_epsilon_without_meaning_and_goes_on(tmp_path):
 
 
 def test_check_says_when_answers_leave(tmp_path):
-    file = written(tmp_path, ("# [cohort]\n# upload", "[cohort]\nupload"))
+    file = written(tmp_path, ("# [cohort]", "[cohort]"), ("# upload_after_s", "upload_after_s"))
 
     document, said = check(file)
 

@@ -3,21 +3,24 @@
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import to_bytes
 from fl_core.errors import (
     IncompatibleParts,
     LedgerCorrupt,
+    ObjectCorrupt,
     RunCancelled,
     StoreUnavailable,
 )
 from fl_core.privacy.forecast import with_noise
 from fl_core.rounds.charging import charge_round
 from fl_core.rounds.collection import examine_site
+from fl_core.rounds.documents import Outcome
 from fl_core.rounds.plan import read_outcome
 from fl_core.rounds.release import failed_if_hopeless, release_round
-from fl_core.rounds.status import next_round
+from fl_core.rounds.status import campaign_status, next_round
 from fl_core.updates.manifest import Declined
 from fl_core.updates.signing import sign
 from tests.round_steps import collect, finish, plan_of, take_part
@@ -196,3 +199,49 @@ def test_error_class_that_a_site_states_under_a_guarantee_is_not_recorded():
     answer = examine_site(world.assembly, world.store, plan, site="c")
 
     assert (answer.reason, answer.error) == ("no_update", None)
+
+
+@pytest.mark.parametrize("name", ["collected", "charge"])
+def test_document_of_a_round_that_is_damaged_costs_its_round_and_no_later_one(name):
+    # NVFlare's FAQ: a damaged snapshot made the server restore it again and again.
+    world = world_with_updates(campaign_of())
+    key = keys.round_prefix("tiny", 1) + f"{name}.json"
+    if name == "charge":
+        collect(world)
+    world.store.put_once(key, b'{"round": 1, "answ')
+
+    with pytest.raises(ObjectCorrupt):
+        guarded(world, lambda _: finish(world))
+
+    assert read_outcome(world.store, "tiny", 1).status == "failed"
+    for site in "abc":
+        take_part(world, site, 2)
+    assert finish(world, 2).status == "released"
+    status = campaign_status(world.assembly, world.store)
+    assert [item.outcome.status for item in status.rounds] == ["failed", "released"]
+
+
+@pytest.mark.parametrize("missing", [{"contributors": ()}, {"result_hash": None}], ids=str)
+def test_release_without_contributors_or_adapter_cannot_be_written(missing):
+    # FLIP issue 1176: an untrained model was about to be accepted as a round's result.
+    outcome = finish(world_with_updates(campaign_of()))
+
+    with pytest.raises(ValidationError, match="at least one contributor"):
+        Outcome.model_validate(outcome.model_dump() | missing)
+
+
+def test_aggregate_of_nobody_fails_the_round():
+    world = world_with_updates(campaign_of(privacy=NO_PRIVACY))
+    collected = collect(world)
+    nobody = collected.model_copy(update={"answers": {}})
+    charge = charge_round(world.assembly, world.store, plan_of(world), collected=nobody)
+
+    with pytest.raises(IncompatibleParts, match="the sum of the weights is 0"):
+        guarded(
+            world,
+            lambda plan: release_round(
+                world.assembly, world.store, plan, collected=nobody, charge=charge, now=NOW
+            ),
+        )
+
+    assert read_outcome(world.store, "tiny", 1).status == "failed"

@@ -13,7 +13,13 @@ from tests.worlds import NOW
 HASH = "b" * 64
 COHORT = ("a", "b", "c")
 OUTCOME = Outcome(
-    round=2, status="released", base_hash=HASH, opened=NOW, closed=NOW + timedelta(seconds=12.34)
+    round=2,
+    status="released",
+    base_hash=HASH,
+    result_hash=HASH,
+    contributors=("a",),
+    opened=NOW,
+    closed=NOW + timedelta(seconds=12.34),
 )
 ANSWERS = {
     "a": SiteAnswer(status="accepted", payload_bytes=1_600),
