@@ -152,7 +152,7 @@ def approve_round(
     require_held(home, found, round_number)
     one = read_exchange(home, found.digest, round_number)
     for line in exchange_lines(one):
-        console_err.print(line, markup=False)
+        console_err.print(line, markup=False, soft_wrap=True)
     if not yes and not typer.confirm("may exactly this leave the site?", err=True):
         raise CampaignError(f"round {round_number} of {found.name!r} is still held")
     made = approve(home, found, round_number)

@@ -63,7 +63,8 @@ def _requests(view: OutboxView) -> Table:
     )
     table = Table(title=title, box=box.SIMPLE_HEAD)
     for name in ("time", "request", "bytes", "SHA-256", "answer", "process"):
-        table.add_column(name, justify="right" if name == "bytes" else "left")
+        # Folded, not cut: what left is named in full.
+        table.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
     for one in view.requests:
         table.add_row(
             *map(
