@@ -82,7 +82,8 @@ def gateway_show(
     path = home.resolve() / _FOLDER / INVITE
     invite = read_invite(path)
     shown = fingerprint_of(invite)
-    console_err.print(f"gateway {invite.url}\ncertificate sha-256 {shown}\ninvite {path}")
+    text = f"gateway {invite.url}\ncertificate sha-256 {shown}\ninvite {path}"
+    console_err.print(text, soft_wrap=True, markup=False)
     if out == "-" and not json_output:
         sys.stdout.write(to_bytes(invite).decode() + "\n")
     elif out is not None:

@@ -2,8 +2,9 @@
 
 It answers who asked for what and when, which neither Prefect nor the store can: both only ever see
 the gateway. Bodies and secrets are never in it; of a query only the store's own parameters are. A
-party that is refused for asking too often gets one line a second with a count, so that a flood
-cannot push yesterday's lines out. Full files are put aside by their time and the oldest removed.
+party that is refused for asking too often, or that sends what is no request, gets one line a second
+with a count, so that a flood cannot push yesterday's lines out. Full files are put aside by their
+time and the oldest removed.
 """
 
 import json
@@ -16,7 +17,12 @@ from pathlib import Path
 from typing import Any
 
 RECORD = "record.jsonl"
+NO_REQUEST = ("TLS", "")
+"""What stands for the method of a handshake that failed, and of what was no HTTP."""
+
 _MAX_CHARS = 400
+_MAX_FLOODS = 1000
+_TOO_MANY = 429
 
 
 @dataclass(slots=True)
@@ -82,14 +88,16 @@ class Record:
         """Append one line; of a flood, one a second."""
         second = int(self._now())
         self._end_floods(before=second)
-        if line.status == 429:  # noqa: PLR2004  too many requests
-            name = line.site or line.address
-            if name in self._floods:
-                self._floods[name][1].repeated += 1
-                return
-            self._floods[name] = (second, line)
+        if not _is_flood(line):
+            self._append(line)
             return
-        self._append(line)
+        name = f"{line.site or line.address} {line.method if line.site is None else ''}"
+        if name in self._floods:
+            self._floods[name][1].repeated += 1
+        elif len(self._floods) < _MAX_FLOODS:
+            self._floods[name] = (second, line)
+        else:
+            self._floods.setdefault("others", (second, line))[1].repeated += 1
 
     def close(self) -> None:
         """Write what is held back and close the file."""
@@ -133,6 +141,12 @@ class Record:
     def _opened(self) -> Any:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         return os.fdopen(descriptor, "a", encoding="ascii")
+
+
+def _is_flood(line: Line) -> bool:
+    # Handshakes and lines that never became a request cost a stranger nothing and are not counted
+    # by anybody else.
+    return line.status == _TOO_MANY or (line.site is None and line.method in NO_REQUEST)
 
 
 def _shown(moment: float) -> str:

@@ -8,6 +8,7 @@ where a signed token is the only thing that identifies a site.
 
 import ipaddress
 import logging
+import os
 import resource
 import ssl
 import threading
@@ -94,7 +95,7 @@ def serve(
         roster=RosterWatch(store, on_change),
         record=record,
         version=version("fedloom"),
-        limits=limits or Limits(),
+        limits=limits or Limits(body_bytes=_room()),
     )
     _allow_connections()
     threading.Thread(target=_load_parts, daemon=True).start()
@@ -123,7 +124,7 @@ def _config(
         http=protocol_of(on_refused),
         ws="none",
         lifespan="on",
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -176,6 +177,12 @@ def _urls(invite: Invite, listening: Listening) -> tuple[str, ...]:
 def port_of(url: str) -> int:
     """Return the port of a gateway's address."""
     return urlsplit(url).port or 443
+
+
+def _room() -> int:
+    """Return how many bytes of bodies are held: a gigabyte, or a quarter of the memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(Limits().body_bytes, memory // 4)
 
 
 def _allow_connections() -> None:

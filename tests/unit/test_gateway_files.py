@@ -1,8 +1,12 @@
 """The gateway's files are made once; every site pins the certificate."""
 
+import json
+
 import pytest
+from typer.testing import CliRunner
 
 from fl_core.errors import CampaignError
+from flows.cli.main import app
 from flows.gateway.files import fingerprint_of, prepared_invite
 from flows.gateway.server import Listening, serve
 from tasks.certificates import certificate_sha256, make_certificate
@@ -62,3 +66,35 @@ def test_gateway_without_tls_listens_on_this_machine_only(tmp_path, host):
 
     with pytest.raises(CampaignError, match="without TLS"):
         serve(Listening(tmp_path, host, 1, behind_proxy=True), None, prefect_url=None)
+
+
+def shown(home, *words):
+    return CliRunner().invoke(app, ["gateway", "show", "--home", str(home), *words])
+
+
+def test_show_hands_the_invite_out_as_sites_take_it(tmp_path):
+    invite = prepared_invite(tmp_path / "gateway", url=URL)
+
+    printed = shown(tmp_path, "--out", "-")
+    shown(tmp_path, "--out", str(tmp_path / "copy.json"))
+
+    (tmp_path / "printed.json").write_text(printed.stdout)
+    assert read_invite(tmp_path / "printed.json") == invite
+    assert read_invite(tmp_path / "copy.json") == invite
+    assert fingerprint_of(invite) in printed.stderr
+
+
+def test_show_as_json_names_url_and_certificate(tmp_path):
+    invite = prepared_invite(tmp_path / "gateway", url=URL)
+
+    document = json.loads(shown(tmp_path, "--json").stdout)
+
+    assert document["url"] == URL
+    assert document["certificate_sha256"].replace(" ", "") == certificate_sha256(invite.certificate)
+
+
+def test_show_says_what_to_do_where_there_is_no_gateway(tmp_path):
+    ended = shown(tmp_path)
+
+    assert isinstance(ended.exception, CampaignError)
+    assert "invite.json" in str(ended.exception)

@@ -65,6 +65,21 @@ def test_flood_is_one_line_a_second_with_a_count(tmp_path):
     ]
 
 
+def test_failed_handshakes_of_strangers_are_one_line_a_second_with_a_count(tmp_path):
+    record = Record(tmp_path, now=Clock())
+
+    for _ in range(5000):
+        record.write(Line(method="TLS", path="", detail="no TLS"))
+    for number in range(5000):
+        record.write(Line(method="", path="", address=f"192.0.2.{number}", status=400))
+    record.close()
+
+    found = lines(tmp_path)
+    # A thousand addresses get a line of their own, the others one together.
+    assert len(found) == 1001
+    assert sum(1 + line.get("repeated", 0) for line in found) == 10_001
+
+
 def test_what_is_held_back_is_written_at_the_end(tmp_path):
     record = Record(tmp_path, now=Clock())
     record.write(Line(method="GET", path="/x", address="192.0.2.1", status=429))
