@@ -25,7 +25,7 @@ from flows.stack_file import MLFLOW_BUCKET, Stated
 from tests.e2e.conftest import enrol, make_sites
 from tests.e2e.federation import SITES, Federation
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 DATABASES = ("prefect", "mlflow")
 # What a coordinator must save of its home beside databases and buckets.
