@@ -7,6 +7,7 @@ there, so each is read once.
 """
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.campaign.campaign import Campaign
 from fl_core.errors import (
     CampaignError,
+    FedloomError,
     ObjectCorrupt,
     ObjectMissing,
     RoundClosed,
@@ -60,6 +62,7 @@ class OpenRounds:
             return True
         campaign_id = rest.partition("/")[0]
         frozen = keys.campaign(campaign_id)
+        is_new = (frozen,) not in self._known
         try:
             campaign = self._once((frozen,), lambda: read_document(self._store, frozen, Campaign))
         except ObjectMissing:
@@ -67,7 +70,17 @@ class OpenRounds:
         except ObjectCorrupt as error:
             log.warning("campaign cannot be read key=%s error=%s", frozen, error)
             return False
+        if is_new:
+            # The first upload is judged by its parts; that takes seconds of imports, and the site
+            # that has just read its campaign trains meanwhile.
+            threading.Thread(target=self._prepare, args=(campaign_id,), daemon=True).start()
         return site in campaign.sites
+
+    def _prepare(self, campaign_id: str) -> None:
+        try:
+            self._assembly(campaign_id)
+        except FedloomError as error:
+            log.warning("campaign cannot be assembled id=%s error=%s", campaign_id, error)
 
     def longest_payload(self, campaign_id: str, round_number: int, *, site: str) -> int:
         """Return how many bytes a site's payload may have, if the round takes one from it now.

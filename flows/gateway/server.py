@@ -11,7 +11,6 @@ import logging
 import os
 import resource
 import ssl
-import threading
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -98,7 +97,6 @@ def serve(
         limits=limits or Limits(body_bytes=_room()),
     )
     _allow_connections()
-    threading.Thread(target=_load_parts, daemon=True).start()
     server = uvicorn.Server(_config(gateway, listening, context))
     try:
         server.run()
@@ -190,8 +188,3 @@ def _allow_connections() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4 * MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(wanted, 4 * MAX_CONNECTIONS)), hard))
-
-
-def _load_parts() -> None:
-    """Load what judges the first upload, so that it need not wait for it."""
-    import fl_core.rounds.collection  # noqa: F401  a second of imports

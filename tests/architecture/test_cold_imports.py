@@ -42,6 +42,11 @@ def test_command_loads_no_orchestration_library():
     assert loaded("flows.cli.main", COMMAND) == []
 
 
+def test_gateway_starts_without_what_only_its_requests_need():
+    heavy = (*TRAINING, "prefect", "mlflow", "pandas", "boto3", "dp_accounting")
+    assert loaded("flows.gateway.server", heavy) == []
+
+
 def test_core_loads_nothing_until_asked():
     assert loaded("fl_core", (*COMMAND, "numpy", "pydantic")) == []
 
