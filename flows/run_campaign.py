@@ -46,30 +46,8 @@ Rounds = Annotated[
         le=9999,
     ),
 ]
-Quorum = Annotated[
-    int,
-    Field(
-        title="Quorum in this run",
-        description=(
-            "Accepted updates that a round needs; 0 keeps the campaign's number. A run may ask for "
-            "more than the campaign, never for less."
-        ),
-        ge=0,
-        le=9999,
-    ),
-]
-Grace = Annotated[
-    float,
-    Field(
-        title="Grace time in this run, seconds",
-        description=(
-            "Wait so long for the rest once the quorum is reached, never past the deadline; 0 "
-            "keeps the campaign's. Refused where a guarantee needs all answers at one public time."
-        ),
-        ge=0,
-        le=31_536_000,
-    ),
-]
+Quorum = Annotated[int, Field(title="Quorum in this run", ge=0, le=9999)]
+Grace = Annotated[float, Field(title="Grace time in this run, in seconds", ge=0, le=31_536_000)]
 
 
 def run_name() -> str:
@@ -102,8 +80,11 @@ def run_campaign(
         campaign_id: Id of a campaign to resume, such as my-first; leave empty to start a new one.
         campaign: Text of a campaign file (TOML), as `fedloom init` writes; leave empty to resume.
         rounds: Stop after so many rounds; 0 runs until the campaign ends.
-        quorum: Accepted updates that a round needs, if more than the campaign says; 0 keeps it.
-        grace_s: Seconds for the rest once the quorum is reached; 0 keeps the campaign's.
+        quorum: Accepted updates that a round needs; 0 keeps the campaign's number. A run may ask
+            for more than the campaign, never for less.
+        grace_s: Wait so long for the rest once the quorum is reached, never past the campaign's
+            deadline; 0 keeps the campaign's. Refused where a guarantee needs all answers at one
+            public time.
     """
     if bool(campaign_id) == bool(campaign):
         raise CampaignError("give the id of a campaign to resume, or the text of a new one")

@@ -17,7 +17,7 @@ from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.assembly import Assembly
 from fl_core.campaign.specs import Name
 from fl_core.errors import ObjectMissing, PolicyRefused, StoreUnavailable
-from fl_core.rounds.collection import MAX_DOCUMENT_BYTES, has_answered
+from fl_core.rounds.collection import MAX_DOCUMENT_BYTES
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.plan import read_assembly
 from fl_core.rounds.status import round_numbers
@@ -180,11 +180,21 @@ def is_stopped(request: SessionRequest, store: ObjectStore) -> bool:
 
 
 def is_due(session: Session, plan: RoundPlan) -> bool:
-    """Say whether the site is asked, the round is open, and no answer of the site is there."""
+    """Say whether the site is asked, the round is open, and no answer of the site is there.
+
+    A round may go on before its deadline: what a site trained then would be charged for nothing.
+    """
     campaign_id, site = session.assembly.campaign.id, session.config.site
     if site not in plan.cohort or datetime.now(UTC) >= plan.deadline:
         return False
-    return not has_answered(session.store, campaign_id, round_number=plan.round, site=site)
+    # One listing for both questions: it lies between a plan and its training.
+    present = session.store.list(keys.round_prefix(campaign_id, plan.round))
+    ends = {
+        keys.collected(campaign_id, plan.round),
+        keys.manifest(campaign_id, plan.round, site),
+        keys.declined(campaign_id, plan.round, site),
+    }
+    return ends.isdisjoint(present)
 
 
 def _answer_in_time(session: Session, plan: RoundPlan) -> Answer:

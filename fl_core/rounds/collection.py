@@ -63,15 +63,6 @@ def expected_of(assembly: Assembly, plan: RoundPlan, *, site: str, roster: Roste
     )
 
 
-def has_answered(store: ObjectStore, campaign_id: str, *, round_number: int, site: str) -> bool:
-    """Say whether a site's answer to a round is complete in the store; nothing of it is checked."""
-    ends = {
-        keys.manifest(campaign_id, round_number, site),
-        keys.declined(campaign_id, round_number, site),
-    }
-    return not ends.isdisjoint(store.list(keys.update_prefix(campaign_id, round_number, site)))
-
-
 def answered_sites(store: ObjectStore, campaign_id: str, plan: RoundPlan) -> tuple[str, ...]:
     """Return the sites of a cohort whose answer is complete; one look at the store for them all.
 

@@ -98,9 +98,12 @@ def test_start_form_of_a_campaign_has_help_and_limits(client: SyncPrefectClient)
     deployment = client.read_deployment_by_name("run-campaign/run-campaign")
     fields = (deployment.parameter_openapi_schema or {})["properties"]
 
-    assert all(fields[name].get("description") for name in ("campaign_id", "campaign", "rounds"))
+    assert all(field.get("description") for field in fields.values())
+    assert "A run may ask for more than the campaign" in fields["quorum"]["description"]
     with pytest.raises(PrefectHTTPStatusError, match="409"):
         client.create_flow_run_from_deployment(deployment.id, parameters={"rounds": -1})
+    with pytest.raises(PrefectHTTPStatusError, match="409"):
+        client.create_flow_run_from_deployment(deployment.id, parameters={"grace_s": -1})
 
 
 def test_deployments_of_sites_and_evaluation_name_no_code(client: SyncPrefectClient) -> None:

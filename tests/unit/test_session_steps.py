@@ -12,16 +12,19 @@ from fl_core.artifacts.store import exists
 from fl_core.errors import StoreUnavailable
 from fl_core.privacy.forecast import with_noise
 from fl_core.privacy.policy_template import policy_text
+from fl_core.rounds.closing import close_collection
+from fl_core.rounds.collection import new_answers
 from fl_core.rounds.plan import open_round
+from fl_core.rounds.site_round import client_round
 from flows.site_session import site_session
 from tasks import client_steps, session_steps
 from tasks.client_steps import Session
 from tasks.enrolment import NewSite, make_site
 from tasks.gateway_store import GatewayStore
-from tasks.session_steps import SessionRequest, Waiting, _prepare, _serve_plans
+from tasks.session_steps import SessionRequest, Waiting, _prepare, _serve_plans, is_due
 from tasks.site_config import SiteConfig, SiteHome
 from tests.round_steps import finish, take_part
-from tests.worlds import NOW, campaign_of, world_of
+from tests.worlds import NO_PRIVACY, NOW, campaign_of, world_of
 
 SOON = datetime.now(UTC)
 
@@ -51,6 +54,23 @@ def test_rows_that_break_a_library_do_not_end_the_session(tmp_path):
     plan = open_round(world.assembly, world.store, round_number=1, now=NOW)
     assert session._answer(world.sites["a"], plan) == "declined"
     assert b"Miller" not in world.store.get(keys.declined("tiny", 1, "a"))
+
+
+def test_round_that_went_on_before_its_deadline_is_not_due_and_costs_nothing(tmp_path):
+    campaign = campaign_of(privacy=NO_PRIVACY, cohort={"quorum": 2, "grace_s": 0})
+    world = world_of(campaign)
+    session = session_of(world, tmp_path, broken_by_a_row)
+    plan = open_round(world.assembly, world.store, round_number=1, now=SOON)
+    before = is_due(session, plan)
+    for site in "bc":
+        own, work = world.sites[site], world.works[site]
+        client_round(own, work, assembly=world.assembly, store=world.store, plan=plan)
+    answers = new_answers(world.assembly, world.store, plan, known=())
+
+    closed = close_collection(world.assembly, world.store, plan, answers=answers, now=SOON)
+
+    assert closed.answers["a"].status == "missing"
+    assert (before, is_due(session, plan)) == (True, False)
 
 
 @pytest.mark.parametrize(
