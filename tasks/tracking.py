@@ -36,6 +36,7 @@ from tasks.tracking_facts import (
     round_metrics,
     round_params,
 )
+from tasks.tracking_history import set_aside_other
 from tasks.tracking_model import ensure_version, logged_model_id, point_candidate
 from tasks.tracking_note import campaign_note
 
@@ -99,6 +100,7 @@ def write_round(client: Any, log: RoundLog) -> LoggedRound:
     The round's run is closed last but for the note, so a run that is not RUNNING is complete.
     """
     experiment_id, parent_id = _ensure_campaign(client, log)
+    set_aside_other(client, log, experiment_id=experiment_id)
     run_id = _ensure_round(client, log, experiment_id=experiment_id, parent_id=parent_id)
     version = None
     if log.outcome.status == "released" and log.adapter_files is not None:
