@@ -99,7 +99,7 @@ def test_start_form_of_a_campaign_has_help_and_limits(client: SyncPrefectClient)
     fields = (deployment.parameter_openapi_schema or {})["properties"]
 
     assert all(field.get("description") for field in fields.values())
-    assert "A run may ask for more than the campaign" in fields["quorum"]["description"]
+    assert "never for less" in fields["quorum"]["description"]
     with pytest.raises(PrefectHTTPStatusError, match="409"):
         client.create_flow_run_from_deployment(deployment.id, parameters={"rounds": -1})
     with pytest.raises(PrefectHTTPStatusError, match="409"):
