@@ -129,8 +129,8 @@ class Egress:
         )
 
     async def _answer(self, request: Request) -> Response:
+        # No call on the list has a query, so none leaves.
         path, body = str(request.path_params["path"]), await _body(request)
-        query = f"?{request.url.query}" if request.url.query else ""
         if body is None:
             verdict: Passes | Stays = Stays(413, "too long", "kept at the site: too long")
         else:
@@ -139,7 +139,7 @@ class Egress:
             self._keep(request.method, f"/api{path}", verdict.reason)
             return _told(verdict)
         try:
-            found = await self._way.send(request.method, f"/api{path}{query}", verdict.body)
+            found = await self._way.send(request.method, f"/api{path}", verdict.body)
         except StoreUnavailable as error:
             return JSONResponse({"detail": str(error)}, 503, headers={"retry-after": "1"})
         kind = found.headers.get("content-type")

@@ -46,6 +46,7 @@ PROBES = (
     ("DELETE", "/flow_runs/00000000-0000-0000-0000-000000000000"),
     ("GET", "/admin/settings"),
     ("GET", "/../../hello"),
+    ("GET", "/admin/version?row=patient-4711-canary"),
 )
 
 
