@@ -11,6 +11,7 @@ is its own authority, takes no resumed sessions, and tells the record of handsha
 
 import asyncio
 import hashlib
+import logging
 import ssl
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,6 +22,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 PEER = "peer_sha256"
 HEADER_S = 20.0
 KEEP_ALIVE_S = 75
+
+log = logging.getLogger(__name__)
 
 
 class SiteProtocol(H11Protocol):
@@ -119,10 +122,15 @@ def server_context(
 
 
 def trust(context: ssl.SSLContext, certificates: Iterable[str]) -> None:
-    """Add certificates to those that a context trusts; known ones do no harm."""
-    pem = "".join(f"{each.rstrip()}\n" for each in certificates)
-    if pem:
-        context.load_verify_locations(cadata=pem)
+    """Add certificates to those that a context trusts; known ones do no harm.
+
+    One that OpenSSL does not take shuts out its own site only.
+    """
+    for certificate in certificates:
+        try:
+            context.load_verify_locations(cadata=certificate)
+        except ssl.SSLError as error:
+            log.warning("certificate in the roster is not taken error=%s", error.reason)
 
 
 def _telling(on_refused: Callable[[str], None]) -> Any:
