@@ -75,7 +75,7 @@ def session_runs(campaign_id: str) -> dict[str, SessionState]:
 
 
 def runs_to_stop(campaign_id: str, *, run: str, is_over: bool) -> list[str]:
-    """Return the campaign runs whose sessions end with a run: its own, and those that are over.
+    """Return the campaign runs whose sessions end with a run: its own, and all that are over.
 
     Another run of the campaign that is under way keeps its sessions: a stop object cannot be taken
     back, so it would never get one again. Once the campaign is over nobody needs any.
@@ -89,11 +89,13 @@ def runs_to_stop(campaign_id: str, *, run: str, is_over: bool) -> list[str]:
         ServerFailed: The API does not answer.
     """
     with api() as client:
+        # Those that are over by their state as well: a worker that was cut off goes on with a
+        # session that was marked Crashed meanwhile, and only its stop object ends it.
         served = {
             name
             for runs in sessions_by_site(client, campaign_id).values()
             for flow_run in runs
-            if state_type(flow_run) not in FINAL and (name := flow_run.parameters.get("run"))
+            if (name := flow_run.parameters.get("run"))
         }
         others = [UUID(name) for name in served if name != run and _is_id(name)]
         found = [] if is_over else by_id(client, others)
