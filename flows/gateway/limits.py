@@ -54,7 +54,7 @@ class Limits:
         drained_bytes: Longest body that is read and dropped so that a refusal arrives.
     """
 
-    requests: Rate = Rate(burst=200, per_s=50)
+    requests: Rate = Rate(burst=600, per_s=100)
     strangers: Rate = Rate(burst=60, per_s=5)
     copies: Rate = Rate(burst=2000, per_s=2)
     hellos: Rate = Rate(burst=20, per_s=1 / 600)
