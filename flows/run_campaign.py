@@ -157,8 +157,7 @@ def _end_sessions(campaign_id: str, run: str, ending: _Ending) -> None:
     try:
         runs = dispatch.runs_to_stop(campaign_id, run=run, is_over=ending.is_over)
         if ending.is_cancelled:
-            for ended in runs:
-                dispatch.cancel_sessions(campaign_id, run=ended)
+            dispatch.cancel_sessions(campaign_id, runs=runs)
     except FedloomError as error:
         # The stop object below ends them without the server.
         get_run_logger().warning("sessions are not cancelled: %s", error)

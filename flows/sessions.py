@@ -6,7 +6,7 @@ that one is dead; two coordinators that count alike get one run. What a session 
 from Prefect: its objects in the store say that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -120,7 +120,7 @@ def other_runs(campaign_id: str, *, run: str) -> list[str]:
     return sorted(str(flow_run.id) for flow_run in found if str(flow_run.id) != run)
 
 
-def cancel_sessions(campaign_id: str, *, run: str | None = None) -> int:
+def cancel_sessions(campaign_id: str, *, runs: Container[str] | None = None) -> int:
     """Cancel the sessions of a campaign that are not over.
 
     A session that a site's worker holds is Cancelling until the worker confirms; one that nobody
@@ -128,22 +128,19 @@ def cancel_sessions(campaign_id: str, *, run: str | None = None) -> int:
 
     Args:
         campaign_id: The campaign.
-        run: Only sessions of this campaign run; None is all of them.
+        runs: Only sessions of these campaign runs; None is all of them.
 
     Returns:
         How many sessions were not over.
     """
     cancelled = 0
     with api() as client:
-        for runs in sessions_by_site(client, campaign_id).values():
-            for flow_run in runs:
-                if state_type(flow_run) in FINAL or run not in (
-                    None,
-                    flow_run.parameters.get("run"),
-                ):
-                    continue
-                _cancel(client, flow_run)
-                cancelled += 1
+        for found in sessions_by_site(client, campaign_id).values():
+            for flow_run in found:
+                is_meant = runs is None or flow_run.parameters.get("run") in runs
+                if is_meant and state_type(flow_run) not in FINAL:
+                    _cancel(client, flow_run)
+                    cancelled += 1
     return cancelled
 
 

@@ -238,7 +238,7 @@ def test_cancelling_ends_what_waits_and_asks_what_runs(client: SyncPrefectClient
     dispatch.ensure_sessions("cancel", sites=SITES, run="r1")
     _set(client, dispatch.session_runs("cancel")["north"].run_id, Pending(), Running())
 
-    assert dispatch.cancel_sessions("cancel", run="other") == 0
+    assert dispatch.cancel_sessions("cancel", runs=["other"]) == 0
     assert dispatch.cancel_sessions("cancel") == 2
 
     states = {site: s.state_type for site, s in dispatch.session_runs("cancel").items()}
