@@ -29,9 +29,9 @@ def upgrade_stack_file(home: Path) -> None:
     Raises:
         ObjectCorrupt: It is not what that version wrote.
     """
-    path = stack_path(home)
-    if not path.exists() or not is_first_format(path.read_bytes()):
+    if not is_first_format(home):
         return
+    path = stack_path(home)
     plain: dict[str, Any] = json.loads(path.read_bytes())
     plain.pop("sites", None)
     evaluation = plain.pop("evaluation", None) or S3Keys.draw().model_dump()

@@ -47,6 +47,7 @@ from flows.stack_file import (
     StackFile,
     Stated,
     forget_process,
+    is_first_format,
     prepared_stack_file,
     read_stack_file,
     record_process,
@@ -291,7 +292,8 @@ def connect(home: Path, *, needed: Sequence[str] = SERVERS) -> Stack | None:
         ObjectCorrupt: ``stack.json`` is not readable as such.
     """
     home = home.resolve()
-    file = read_stack_file(home)
+    # One of an earlier fedloom has no gateway; its next start takes it over.
+    file = None if is_first_format(home) else read_stack_file(home)
     if file is None:
         return None
     processes = recorded_processes(home)

@@ -16,7 +16,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fl_core.artifacts.documents import Document, from_bytes
-from fl_core.errors import CampaignError
 from flows.processes import LOOPBACK, ServerProcess, free_ports, is_port_free
 from flows.servers import S3Identity, SeaweedPorts
 
@@ -164,18 +163,11 @@ def read_stack_file(home: Path) -> StackFile | None:
     """Read ``stack.json``, or None where the home has none.
 
     Raises:
-        CampaignError: An earlier version of fedloom made this home.
         ObjectCorrupt: The file is not what this version writes.
     """
     path = stack_path(home)
     if not path.exists():
         return None
-    if is_first_format(path.read_bytes()):
-        raise CampaignError(
-            f"{home} was made by a fedloom whose sites had keys of the store, expected sites that "
-            "pass a gateway; its next start changes that",
-            hint=f"run `fedloom up --home {home}`",
-        )
     return from_bytes(StackFile, path.read_bytes(), what=str(path))
 
 
@@ -219,10 +211,11 @@ def _new_stack_file() -> StackFile:
     )
 
 
-def is_first_format(data: bytes) -> bool:
-    """Say whether a stack file is of the time when every site had keys of the store."""
+def is_first_format(home: Path) -> bool:
+    """Say whether a home is of the time when every site had keys of the store."""
+    path = stack_path(home)
     try:
-        plain = json.loads(data)
+        plain = json.loads(path.read_bytes()) if path.exists() else None
     except ValueError:
         return False
     return isinstance(plain, dict) and plain.get("version") == 1

@@ -61,6 +61,7 @@ def up(  # noqa: PLR0913, PLR0917  one parameter per option of the command
     )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
+    was_running = False
     try:
         was_running = connect(home) is not None
         with ended_with_this_process():
@@ -73,7 +74,9 @@ def up(  # noqa: PLR0913, PLR0917  one parameter per option of the command
         stop(home, on_progress=_say)
         raise typer.Exit(0) from None
     except FedloomError:
-        stop(home)
+        # A stack that runs goes on, whatever was wrong with what is stated now.
+        if not was_running:
+            stop(home)
         raise
 
 

@@ -118,6 +118,7 @@ def test_foreground_stack_ends_when_a_server_dies_and_says_which(home, tmp_path)
 def test_detached_stack_stays_until_it_is_taken_down(home):
     started = fedloom("up", "--home", str(home), "--detach", "--json")
     again = fedloom("up", "--home", str(home), "--json")
+    refused = fedloom("up", "--home", str(home), "--gateway-host", "fedloom.example.org")
     groups = [each.group for each in recorded_processes(home).values()]
     alive = all(members(group) for group in groups)
 
@@ -125,6 +126,8 @@ def test_detached_stack_stays_until_it_is_taken_down(home):
 
     assert started.returncode == again.returncode == ended.returncode == 0
     assert alive
+    assert refused.returncode == 2
+    assert "runs with gateway hosts none" in " ".join(refused.stderr.split())
     first, second = json.loads(started.stdout), json.loads(again.stdout)
     assert first["processes"] == second["processes"]
     assert set(json.loads(ended.stdout)["stopped"]) == PROCESSES

@@ -4,9 +4,15 @@ import json
 
 import pytest
 
-from fl_core.errors import CampaignError
 from flows.home_upgrade import upgrade_stack_file
-from flows.stack_file import Stated, prepared_stack_file, read_stack_file, stack_path
+from flows.local_stack import connect
+from flows.stack_file import (
+    Stated,
+    is_first_format,
+    prepared_stack_file,
+    read_stack_file,
+    stack_path,
+)
 
 
 def first_format(file, *, evaluation=True) -> dict[str, object]:
@@ -25,12 +31,13 @@ def test_ports_and_keys_stay_and_the_sites_keys_go(tmp_path, evaluation):
     before = prepared_stack_file(tmp_path, Stated())
     plain = first_format(before, evaluation=evaluation)
     stack_path(tmp_path).write_text(json.dumps(plain))
-    with pytest.raises(CampaignError, match="its next start changes that"):
-        read_stack_file(tmp_path)
+    assert is_first_format(tmp_path)
+    assert connect(tmp_path) is None
 
     upgrade_stack_file(tmp_path)
 
     after = read_stack_file(tmp_path)
+    assert not is_first_format(tmp_path)
     assert (after.prefect_port, after.mlflow_port) == (before.prefect_port, before.mlflow_port)
     assert (after.s3_ports, after.coordinator) == (before.s3_ports, before.coordinator)
     assert (after.evaluation == before.evaluation) is evaluation

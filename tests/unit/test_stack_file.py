@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_core.errors import CampaignError, ObjectCorrupt
+from fl_core.errors import ObjectCorrupt
 from flows.processes import ServerProcess
 from flows.servers import SeaweedPorts
 from flows.stack_file import (
@@ -79,13 +79,6 @@ def test_secrets_are_not_in_the_text_form(tmp_path):
 
 def test_home_without_a_stack_has_no_file(tmp_path):
     assert read_stack_file(tmp_path) is None
-
-
-def test_home_whose_sites_had_keys_of_the_store_is_refused_with_a_remedy(tmp_path):
-    stack_path(tmp_path).write_text('{"version": 1, "sites": {}}')
-
-    with pytest.raises(CampaignError, match="its next start changes that"):
-        read_stack_file(tmp_path)
 
 
 @pytest.mark.parametrize("text", ['{"version": 2}', "[]", "not json"])
