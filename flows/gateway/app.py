@@ -38,7 +38,8 @@ from flows.gateway.waiting import Watcher
 _ROSTER_S = 0.5
 _AGAIN_S = 1.0
 _FIRST_LOOK_S = 2.0
-_UNKNOWN = 401
+_UNKNOWN, _TOO_MANY = 401, 429
+_HELD_S = 0.5
 _QUERIES = ("key", "prefix")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -170,6 +171,9 @@ class Doorkeeper:
             with self._at_once.one(site):
                 await self._app(request.scope, traffic.receive, traffic.send)
         except HTTPException as refused:
+            if refused.status_code == _TOO_MANY:
+                # Whoever does not wait by itself is made to, or refusing would be all there is.
+                await asyncio.sleep(_HELD_S)
             answer = await _refusal(request, refused)
             await answer(request.scope, traffic.receive, traffic.send)
 
