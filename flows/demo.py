@@ -47,8 +47,10 @@ def demo_campaign() -> Campaign:
 def make_sites(stack: Stack) -> None:
     """Make the five sites with their rows; a site that exists keeps its ledger and policy."""
     from fl_core.privacy.policy_template import policy_text
+    from flows.home_upgrade import take_sites_through_gateway
     from flows.local_sites import LocalSite, made_sites, make_local_site
 
+    take_sites_through_gateway(stack)
     campaign = demo_campaign()
     data = write_demo(stack.home)
     for site in campaign.sites:
