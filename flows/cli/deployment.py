@@ -135,7 +135,8 @@ def schedule(  # noqa: PLR0913, PLR0917  one parameter per option of the command
     found = read_schedules()
     for each in found:
         state = "" if each.is_active else ", paused"
-        count = f"{each.rounds} rounds" if each.rounds else "until it ends"
+        plural = "" if each.rounds == 1 else "s"
+        count = f"{each.rounds} round{plural}" if each.rounds else "until it ends"
         line = f"{each.campaign_id}: {each.cron} {each.timezone}, {count}{state}"
         console_err.print(line, markup=False)
     if json_output:
