@@ -2,9 +2,11 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from uuid import UUID
 
+import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from worker_stack import Stack, Worker, is_alive, wait_for
@@ -28,7 +30,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         made = Stack(folder, server)
         try:
             with temporary_settings({PREFECT_API_URL: f"{server.url}/api"}):
-                dispatch.register(sites=("north", "south", "east", "west"))
+                dispatch.register(sites=("north", "south", "east", "west", "cut"))
                 yield made
         finally:
             made.close()
@@ -100,13 +102,34 @@ def test_session_of_a_host_that_is_lost_at_the_end_is_closed_with_the_run(stack)
     assert dispatch.run_state(last).state_type == "CRASHED"
 
 
+def test_worker_that_was_only_cut_off_goes_on_with_its_session(stack):
+    worker = stack.start_worker("site-cut", **CHOICES)
+    watch = SessionWatch("cut", sites=("cut",), run="r1")
+    watch()
+    run_id = dispatch.session_runs("cut")["cut"].run_id
+    wait_for(lambda: dispatch.run_state(run_id).state_type == "RUNNING", what="the session runs")
+    (child,) = psutil.Process(worker.process.pid).children()
+
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    wait_for(lambda: watch() and dispatch.run_state(run_id).is_final, what="it counts as lost")
+    os.kill(worker.process.pid, signal.SIGCONT)
+    # The worker looks at the state of its run every two seconds.
+    for _ in heartbeats(stack, 4, pool="site-cut"):
+        time.sleep(0.5)
+
+    assert dispatch.run_state(run_id).state_type == "CRASHED"
+    assert child.is_running()
+    assert child.status() != psutil.STATUS_ZOMBIE
+    assert dispatch.session_runs("cut")["cut"].state_type == "SCHEDULED"
+
+
 def test_session_whose_worker_lives_is_left_alone_however_long_it_trains(stack):
     worker = stack.start_worker("site-east", **CHOICES)
     watch = SessionWatch("long", sites=("east",), run="r1")
     watch()
     run_id = dispatch.session_runs("long")["east"].run_id
     wait_for(lambda: dispatch.run_state(run_id).state_type == "RUNNING", what="the session runs")
-    beats = heartbeats(stack, 6)
+    beats = heartbeats(stack, 6, pool="site-east")
 
     # Three leases long, by the worker's own heartbeat.
     while next(beats, None) is not None:
@@ -117,10 +140,10 @@ def test_session_whose_worker_lives_is_left_alone_however_long_it_trains(stack):
     assert stack.client.read_flow_run(UUID(run_id)).run_count == 1
 
 
-def heartbeats(stack: Stack, count: int) -> Iterator[object]:
-    """Yield at every look until so many heartbeats of the worker were seen."""
+def heartbeats(stack: Stack, count: int, *, pool: str) -> Iterator[object]:
+    """Yield at every look until so many heartbeats of a pool's one worker were seen."""
     seen: set[object] = set()
     while len(seen) <= count:
-        (worker,) = stack.client.read_workers_for_work_pool("site-east")
+        (worker,) = stack.client.read_workers_for_work_pool(pool)
         seen.add(worker.last_heartbeat_time)
         yield worker
