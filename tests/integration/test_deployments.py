@@ -88,6 +88,7 @@ def test_block_that_prefect_does_not_know_is_refused(client):
         watch(client, Watches(notify="slack-webhook/nobody"))
 
 
+@pytest.mark.slow
 def test_run_of_the_coordinator_that_falls_silent_is_marked_crashed_and_a_session_is_not(client):
     watch(client, Watches(silent_s=10))
     silent = {name: running(client, name) for name in ("run-campaign", "site-session")}
@@ -116,6 +117,7 @@ def test_run_that_keeps_beating_stays_running_and_may_end(client):
     watch(client, Watches())
 
 
+@pytest.mark.slow
 def test_round_that_stays_open_is_an_event_that_people_see(client):
     watch(client, Watches(stuck_s=10))
     open_round = running(client, "federated-round")
@@ -286,6 +288,7 @@ def test_databases_of_the_compose_file_belong_to_one_server_each(postgres, tmp_p
     assert "permission denied" in answer("prefect", "mlflow", "select 1")
 
 
+@pytest.mark.slow
 def test_mlflow_answers_under_the_name_that_the_compose_file_gives_it(tmp_path):
     stated = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
     hosts = stated["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"]
