@@ -69,8 +69,7 @@ def collect_updates(campaign_id: str, round_plan: RoundPlan, look_after: LookAft
     """
     store = open_store(read_settings())
     assembly = plan.read_assembly(store, campaign_id)
-    with release.failed_if_hopeless(assembly, store, round_plan, now=_now):
-        collected = _Collecting(assembly, store, round_plan, look_after).wait()
+    collected = _Collecting(assembly, store, round_plan, look_after).wait()
     due = [s for s, answer in collected.answers.items() if answer.status == "missing"]
     get_run_logger().info(
         "round collected round=%d accepted=%d asked=%d missing=%s",
@@ -93,38 +92,45 @@ class _Collecting:
         self._logger = get_run_logger()
         self._progress = reports.RoundProgress(round_plan)
         self._answers: dict[str, SiteAnswer] = {}
+        self._noted: set[str] = set()
         self._seen: Mapping[str, str] = {}
 
     def wait(self) -> Collected:
         began = looked_at = time.monotonic()
         self._progress.update(self._answers)
         while (frozen := self._look()) is None:
+            self._note()
             if time.monotonic() - looked_at > LOOK_AFTER_S:
                 self._look_after_sessions()
                 looked_at = time.monotonic()
             time.sleep(POLL_S if looked_at - began < EAGER_S else LATER_POLL_S)
+        self._note()
         return frozen
 
     def _look(self) -> Collected | None:
         assembly, store, round_plan = self._assembly, self._store, self._plan
         try:
-            new = collection.new_answers(assembly, store, round_plan, known=self._answers)
-            self._note(new)
-            return closing.close_collection(
-                assembly,
-                store,
-                round_plan,
-                answers=self._answers,
-                now=_now(),
-                seen=self._seen,
-            )
+            # Around what the round itself needs; what people are shown of it may fail without it.
+            with release.failed_if_hopeless(assembly, store, round_plan, now=_now):
+                self._answers |= collection.new_answers(
+                    assembly, store, round_plan, known=self._answers
+                )
+                return closing.close_collection(
+                    assembly,
+                    store,
+                    round_plan,
+                    answers=self._answers,
+                    now=_now(),
+                    seen=self._seen,
+                )
         except StoreUnavailable as error:
             # The round's deadline stands; the next look tries again.
             self._logger.warning("store away round=%d: %s", round_plan.round, error)
             return None
 
-    def _note(self, new: Mapping[str, SiteAnswer]) -> None:
-        self._answers |= new
+    def _note(self) -> None:
+        new = {s: answer for s, answer in self._answers.items() if s not in self._noted}
+        self._noted |= set(new)
         for site, answer in new.items():
             self._logger.info(
                 "answer site=%s round=%d status=%s reason=%s",
