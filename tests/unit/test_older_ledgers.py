@@ -13,7 +13,7 @@ from fl_core.updates.signing import generate_key, public_hex, read_key
 
 # Written before entries could name keys, by the commit e65bc87 of this project, with the key whose
 # 32 secret bytes are 0 to 31 (RFC 8032 keys from their seed).
-LINES = Path(__file__).parents[1] / "data" / "ledger" / "before-rotations.jsonl"
+LINES = Path(__file__).parents[1] / "data" / "old_ledgers" / "before-rotations.jsonl"
 PUBLIC = "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8"
 PEM = """\
 -----BEGIN PRIVATE KEY-----
