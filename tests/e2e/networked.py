@@ -1,4 +1,4 @@
-"""A federation whose five sites are hosts of their own and reach the gateway only."""
+"""A federation whose sites are hosts of their own and reach the gateway only."""
 
 import shutil
 import tempfile
@@ -10,7 +10,7 @@ from pathlib import Path
 from fl_core.privacy.policy_template import policy_text
 from flows import local_stack
 from flows.demo import SERIES
-from flows.demo_data import SITES, write_demo
+from flows.demo_data import write_demo
 from flows.local_sites import LocalSite, make_local_site, site_home
 from flows.local_workers import (
     evaluation_environment,
@@ -44,13 +44,38 @@ class Networked:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a federation is made of.
+
+    Attributes:
+        rows: File of rows by site.
+        holdout: The coordinator's public rows.
+        policy: Text of every site's policy, the dataset still open.
+        rate: Rate of every link.
+    """
+
+    rows: dict[str, Path]
+    holdout: Path
+    policy: str
+    rate: str = "40mbit"
+
+
+def demo_setting(folder: Path) -> Setting:
+    """Return the demo's five sites, with room in their policies for many campaigns."""
+    data = write_demo(folder)
+    series = SERIES.model_copy(update={"max_steps": 500})
+    policy = policy_text(epsilon=40.0, delta=1e-5, series=series)
+    return Setting(rows=dict(data.sites), holdout=data.holdout, policy=policy)
+
+
 @contextmanager
-def networked_federation(*, rate: str = "40mbit") -> Iterator[Networked]:
-    """Start servers, five hosts and their workers; stop and remove everything at the end."""
-    sites = tuple(SITES)
+def networked_federation(setting: Setting) -> Iterator[Networked]:
+    """Start servers, a host for every site and their workers; end and remove all afterwards."""
+    sites = tuple(setting.rows)
     with (
         tempfile.TemporaryDirectory(prefix="fedloom-net-") as name,
-        hosts(len(sites), rate=rate) as made,
+        hosts(len(sites), rate=setting.rate) as made,
         ended_with_this_process(),
     ):
         home, folder = Path(name) / "home", Path(name) / "work"
@@ -59,25 +84,23 @@ def networked_federation(*, rate: str = "40mbit") -> Iterator[Networked]:
         federation = Federation(local_stack.start(home, stated=stated), folder, sites)
         networked = Networked(federation, dict(zip(sites, made, strict=True)))
         try:
-            _make_sites(federation)
+            _make_sites(federation, setting)
             _start(networked)
             yield networked
         finally:
             local_stack.stop(home)
 
 
-def _make_sites(federation: Federation) -> None:
-    data = write_demo(federation.folder / "data")
+def _make_sites(federation: Federation, setting: Setting) -> None:
     holdouts = federation.home / "holdouts"
     holdouts.mkdir(exist_ok=True)
-    shutil.copy(data.holdout, holdouts / data.holdout.name)
-    series = SERIES.model_copy(update={"max_steps": 500})
-    policy = policy_text(epsilon=40.0, delta=1e-5, series=series)
-    for site in federation.sites:
+    shutil.copy(setting.holdout, holdouts / setting.holdout.name)
+    for site, file in setting.rows.items():
         own = site_home(federation.home, site).root
         own.mkdir(parents=True, exist_ok=True)
-        shutil.copy(data.sites[site], own / "rows.csv")
-        make_local_site(federation.stack, LocalSite(site, Path("rows.csv"), policy, 64))
+        rows = Path(f"rows{file.suffix}")
+        shutil.copy(file, own / rows)
+        make_local_site(federation.stack, LocalSite(site, rows, setting.policy, 64))
         federation.fedloom(
             "enrol", str(own / "enrol.json"), "--home", str(federation.home), "--yes"
         )

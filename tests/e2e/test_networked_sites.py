@@ -11,7 +11,7 @@ import pytest
 from flows.demo_data import LABELS, SITES
 from tests.e2e.federation import wait_until
 from tests.e2e.network import COORDINATOR
-from tests.e2e.networked import Networked, networked_federation
+from tests.e2e.networked import Networked, demo_setting, networked_federation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -42,8 +42,9 @@ CUT_S = 35
 
 
 @pytest.fixture(scope="module")
-def networked() -> Iterator[Networked]:
-    with networked_federation() as made:
+def networked(tmp_path_factory) -> Iterator[Networked]:
+    setting = demo_setting(tmp_path_factory.mktemp("rows"))
+    with networked_federation(setting) as made:
         yield made
 
 
