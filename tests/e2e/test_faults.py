@@ -122,7 +122,7 @@ def test_a_torn_ledger_entry_stops_its_site_and_recovery_brings_it_back(federati
     ("skew", "contributors"),
     [
         pytest.param("+1h", ["site-e"], id="an-hour-ahead"),
-        pytest.param("-1h", list(SITES), id="an-hour-behind"),
+        pytest.param("-1h", ["site-e"], id="an-hour-behind"),
     ],
 )
 def test_a_clock_that_is_an_hour_off_costs_its_own_site_at_most(federation, skew, contributors):
