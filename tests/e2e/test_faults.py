@@ -77,7 +77,7 @@ def _fill(path: Path) -> None:
 
 
 def test_a_site_with_a_full_disk_says_no_update_and_the_round_goes_on(federation):
-    file = federation.write_campaign("full-disk", max_rounds=1)
+    file = federation.write_campaign("full-disk", max_rounds=1, deadline_s=60)
     digest = federation.approve(file)
     home = federation.site_home("site-a")
     shutil.rmtree(home / "outbox" / "exchanges", ignore_errors=True)
