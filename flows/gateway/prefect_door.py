@@ -72,7 +72,7 @@ class PrefectDoor:
         self._bodies = bodies
         self._complaints = complaints
         self._pools: OrderedDict[UUID, str] = OrderedDict()
-        self._flow_runs: OrderedDict[UUID, UUID] = OrderedDict()
+        self._flow_runs: OrderedDict[UUID, UUID | None] = OrderedDict()
         self._client: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
@@ -197,8 +197,11 @@ class PrefectDoor:
             return
         if event.task_run not in self._flow_runs:
             answer = await self._ask_for("GET", f"/task_runs/{event.task_run}")
+            if answer.status_code not in {_FOUND, _MISSING}:
+                raise _away()
+            # A task run without a flow run is nobody's here.
             known = answer.json().get("flow_run_id") if answer.status_code == _FOUND else None
-            owner = event.flow_run if answer.status_code == _MISSING else UUID(str(known))
+            owner = event.flow_run if answer.status_code == _MISSING else known and UUID(known)
             _keep(self._flow_runs, event.task_run, owner)
         if self._flow_runs[event.task_run] != event.flow_run:
             raise _not_yours()
@@ -214,15 +217,18 @@ class PrefectDoor:
     async def _ask_for(
         self, method: str, path: str, *, body: Any = None, headers: dict[str, str] | None = None
     ) -> httpx.Response:
-        away = HTTPException(503, "prefect does not answer; try again", {"Retry-After": "2"})
         if self._client is None:
-            raise away
+            raise _away()
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 return await self._client.request(method, path, json=body, headers=headers)
         except (httpx.HTTPError, TimeoutError) as error:
             log.warning("prefect does not answer path=%s error=%s", path, type(error).__name__)
-            raise away from error
+            raise _away() from error
+
+
+def _away() -> HTTPException:
+    return HTTPException(503, "prefect does not answer; try again", {"Retry-After": "2"})
 
 
 def _own_pool(request: Request) -> str:

@@ -4,7 +4,9 @@ Nothing of a site's request is passed on as it came. A state keeps its type and 
 texts of our worker; result metadata, which would name a serializer to whoever reads it, is not
 among the fields. An event keeps what shows a task run in the UI. In Prefect 3.8.8 the fields of the
 payload's ``task_run`` go over those of the resource, so an event as sent could rewrite the task run
-of another site; here both are made from one checked id.
+of another site; here both are made from one checked id. Prefect also writes the task runs of all
+sites in one batch and drops the batch where one of them cannot be written, so numbers and times
+stay within what its tables hold.
 """
 
 import json
@@ -27,7 +29,10 @@ _TASK_RUN = "prefect.task-run."
 _FLOW_RUN = "prefect.flow-run."
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _TASK_RUN_TEXTS = ("name", "task_key", "dynamic_key")
-_TASK_RUN_COUNTS = ("run_count", "flow_run_run_count", "total_run_time")
+_TASK_RUN_COUNTS = ("run_count", "flow_run_run_count")
+_MAX_COUNT = 10**6
+_MAX_RUN_TIME_S = 10**8
+_YEARS = range(1970, 2101)
 _TASK_RUN_TIMES = ("expected_start_time", "start_time", "end_time", "next_scheduled_start_time")
 _PATCHABLE = frozenset({"flow_version", "empirical_policy", "infrastructure_pid"})
 
@@ -51,15 +56,20 @@ def parsed(body: bytes, kind: type[Any]) -> Any:
     """Read a body as JSON.
 
     Raises:
-        HTTPException: 422, it is no JSON, or another kind of value.
+        HTTPException: 422, it is no JSON (NaN is none), or another kind of value.
     """
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_no_number)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, kind):
         raise HTTPException(422, f"the body is no JSON {kind.__name__}")
     return value
+
+
+def _no_number(name: str) -> Any:
+    msg = f"{name} is no number of JSON"
+    raise ValueError(msg)
 
 
 def clean_state(body: bytes) -> dict[str, Any]:
@@ -176,7 +186,8 @@ def _of_task(sent: dict[str, Any], task_run: UUID, flow_run: UUID) -> dict[str, 
             "initial_state": initial,
             "validated_state": state | {"name": name, "state_details": {}, "data": None},
             "task_run": shown
-            | {n: run[n] for n in _TASK_RUN_COUNTS if isinstance(run.get(n), int | float)}
+            | {n: run[n] for n in _TASK_RUN_COUNTS if _is_count(run.get(n))}
+            | {n: run[n] for n in ("total_run_time",) if _is_run_time(run.get(n))}
             | _times(run, _TASK_RUN_TIMES),
         },
     }
@@ -226,12 +237,23 @@ def _texts(value: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MAX_COUNT
+
+
+def _is_run_time(value: Any) -> bool:
+    return type(value) in {int, float} and 0 <= value <= _MAX_RUN_TIME_S
+
+
 def _times(value: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value[name] for name in names if _is_time(value.get(name))}
+    found = {name: _time(value.get(name)) for name in names}
+    return {name: moment.isoformat() for name, moment in found.items() if moment is not None}
 
 
-def _is_time(value: Any) -> bool:
+def _time(value: Any) -> datetime | None:
     try:
-        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
-        return False
+        return None
+    is_plain = moment is not None and moment.tzinfo is not None and moment.year in _YEARS
+    return moment if is_plain else None

@@ -150,3 +150,53 @@ def test_sign_of_life_is_a_name_and_an_interval():
         "name": "site north",
         "heartbeat_interval_seconds": 10,
     }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "is_kept"),
+    [
+        ("run_count", 3, True),
+        # PostgreSQL's INTEGER ends at 2**31 - 1, and Prefect drops the whole batch beyond it.
+        ("run_count", 2**40, False),
+        ("flow_run_run_count", True, False),
+        ("run_count", 1.5, False),
+        ("total_run_time", 12.5, True),
+        # A timedelta ends at 999,999,999 days.
+        ("total_run_time", 1e300, False),
+        ("total_run_time", -1, False),
+        ("start_time", "2026-03-01T00:00:00+00:00", True),
+        ("start_time", "0001-01-01T00:00:00+00:00", False),
+        ("start_time", "9999-12-31T23:59:59+00:00", False),
+    ],
+)
+def test_number_or_time_that_prefects_tables_cannot_hold_is_left_out(field, value, is_kept):
+    sent = event()
+    sent["payload"]["task_run"][field] = value
+
+    clean = words.clean_events(body([sent]))[0].plain
+
+    assert clean["payload"]["task_run"].get(field) == (value if is_kept else None)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_number_that_json_does_not_have_is_refused(number):
+    sent = body([event()]).replace(b'"dynamic_key": "0"', f'"run_count": {number}'.encode())
+
+    with pytest.raises(HTTPException) as refused:
+        words.clean_events(sent)
+
+    assert refused.value.status_code == 422
+
+
+def test_time_is_written_anew_and_so_holds_nothing_that_has_no_utf_8():
+    sent = {"scheduled_before": "2026-03-01\ud80000:00:00+00:00"}
+
+    assert words.clean_poll(body(sent)) == {"limit": 10, "scheduled_before": MOMENT}
+
+
+def test_number_written_too_large_for_a_float_is_left_out():
+    sent = body([event()]).replace(b'"dynamic_key": "0"', b'"total_run_time": 1e999')
+
+    clean = words.clean_events(sent)[0].plain
+
+    assert "total_run_time" not in clean["payload"]["task_run"]
