@@ -26,7 +26,11 @@ from tasks.site_config import SiteConfig, SiteHome
 from tests.round_steps import finish, take_part
 from tests.worlds import NO_PRIVACY, NOW, campaign_of, world_of
 
-SOON = datetime.now(UTC)
+
+@pytest.fixture(name="soon")
+def started_now():
+    """The time of the test's start: a plan opened when the file was imported is past by its turn."""
+    return datetime.now(UTC)
 
 
 def session_of(world, tmp_path, make_work):
@@ -56,18 +60,18 @@ def test_rows_that_break_a_library_do_not_end_the_session(tmp_path):
     assert b"Miller" not in world.store.get(keys.declined("tiny", 1, "a"))
 
 
-def test_round_that_went_on_before_its_deadline_is_not_due_and_costs_nothing(tmp_path):
+def test_round_that_went_on_before_its_deadline_is_not_due_and_costs_nothing(tmp_path, soon):
     campaign = campaign_of(privacy=NO_PRIVACY, cohort={"quorum": 2, "grace_s": 0})
     world = world_of(campaign)
     session = session_of(world, tmp_path, broken_by_a_row)
-    plan = open_round(world.assembly, world.store, round_number=1, now=SOON)
+    plan = open_round(world.assembly, world.store, round_number=1, now=soon)
     before = is_due(session, plan)
     for site in "bc":
         own, work = world.sites[site], world.works[site]
         client_round(own, work, assembly=world.assembly, store=world.store, plan=plan)
     answers = new_answers(world.assembly, world.store, plan, known=())
 
-    closed = close_collection(world.assembly, world.store, plan, answers=answers, now=SOON)
+    closed = close_collection(world.assembly, world.store, plan, answers=answers, now=soon)
 
     assert closed.answers["a"].status == "missing"
     assert (before, is_due(session, plan)) == (True, False)
@@ -165,13 +169,13 @@ def served(tmp_path, world, store, *, idle_s=3600.0):
 
 
 @pytest.mark.usefixtures("plain_task")
-def test_session_behind_a_gateway_waits_in_open_requests_and_answers_what_appears(tmp_path):
+def test_session_behind_a_gateway_waits_in_open_requests_and_answers_what_appears(tmp_path, soon):
     world = world_of(campaign_of(("a", "b")))
     store = WaitingStore(
         world.store,
         appears=[
             lambda: None,
-            lambda: open_round(world.assembly, world.store, round_number=1, now=SOON),
+            lambda: open_round(world.assembly, world.store, round_number=1, now=soon),
             lambda: world.store.put_once(keys.stop("tiny", "run"), b"{}"),
         ],
     )
@@ -205,9 +209,9 @@ def test_store_that_is_away_does_not_end_a_session(tmp_path):
 
 
 @pytest.mark.usefixtures("plain_task")
-def test_site_that_left_gets_no_further_plan(tmp_path):
+def test_site_that_left_gets_no_further_plan(tmp_path, soon):
     world = world_of(campaign_of(("a", "b")))
-    open_round(world.assembly, world.store, round_number=1, now=SOON)
+    open_round(world.assembly, world.store, round_number=1, now=soon)
     session = session_of(world, tmp_path, lambda *_: world.works["a"])
     session.store = WaitingStore(world.store, appears=[])
     session.answer, session.has_left = (lambda _: "declined"), (lambda: True)
