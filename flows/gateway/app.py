@@ -41,6 +41,7 @@ _FIRST_LOOK_S = 2.0
 _UNKNOWN, _TOO_MANY = 401, 429
 _HELD_S = 0.5
 _QUERIES = ("key", "prefix")
+_LISTINGS = ("/store/keys", "/store/wait")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 log = logging.getLogger(__name__)
@@ -149,7 +150,6 @@ class Doorkeeper:
             method=request.method,
             path=request.url.path,
             address=request.client.host if request.client else "",
-            keys=[value for name in _QUERIES for value in request.query_params.getlist(name)],
         )
         began = time.monotonic()
         scope["state"]["line"] = line
@@ -190,6 +190,10 @@ class Doorkeeper:
             visitor = identify(request, await self._members(is_write=True))
         request.state.site = line.site = visitor.site
         line.by = visitor.by
+        if line.path in _LISTINGS:
+            # A stranger's query is a stranger's text, and no question to the store.
+            asked = request.query_params
+            line.keys = [value for name in _QUERIES for value in asked.getlist(name)]
         return visitor.site
 
     async def _members(self, *, is_write: bool) -> Members:

@@ -1,13 +1,15 @@
 """The gateway's record: a line of JSON for every request, passed or refused.
 
 It answers who asked for what and when, which neither Prefect nor the store can: both only ever see
-the gateway. Bodies and secrets are never in it; of a query only the store's own parameters are. A
-party that is refused for asking too often, or that sends what is no request, gets one line a second
-with a count, so that a flood cannot push yesterday's lines out. Full files are put aside by their
-time and the oldest removed.
+the gateway. Bodies and secrets are never in it; of a query only the store's own parameters of a
+known site are. Nobody may push yesterday's lines out: a line is short however its texts are
+escaped, and whoever asks more often than honest work does, is refused for it, or sends what is no
+request, gets one line a second with a count. What a site wrote to the store always has its own
+line. Full files are put aside by their time; the oldest goes when there are many and it is old.
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -16,13 +18,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.gateway.limits import Buckets, Rate
+
 RECORD = "record.jsonl"
 NO_REQUEST = ("TLS", "")
 """What stands for the method of a handshake that failed, and of what was no HTTP."""
 
 _MAX_CHARS = 400
-_MAX_FLOODS = 1000
-_TOO_MANY = 429
+# Of all keys of a line together.
+_MAX_KEYS_CHARS = 800
+_MAX_FLOODS = 10
+_TOO_MANY, _WRITTEN = 429, 201
+_LINES_OF_SITE = Rate(burst=600, per_s=5)
+_LINES_OF_ADDRESS = Rate(burst=60, per_s=1)
+_LINES_OF_STRANGERS = Rate(burst=600, per_s=1)
+_LEAST_AGE_NS = 7 * 24 * 3600 * 10**9
+# With the rates above, this many times ``max_files`` outlast the week.
+_CROWDED = 8
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -64,7 +78,8 @@ class Record:
     Args:
         folder: Where ``record.jsonl`` and its earlier files lie.
         max_bytes: Length at which a file is put aside.
-        max_files: How many files that were put aside are kept.
+        max_files: How many files that were put aside are kept; those of the last seven days are
+            kept beyond it, up to eight times as many.
         now: Unix time.
     """
 
@@ -83,21 +98,37 @@ class Record:
         self._now = now
         self._file = self._opened()
         self._floods: dict[str, tuple[int, Line]] = {}
+        self._sites = Buckets(_LINES_OF_SITE)
+        self._addresses = Buckets(_LINES_OF_ADDRESS)
+        self._strangers = Buckets(_LINES_OF_STRANGERS)
 
     def write(self, line: Line) -> None:
         """Append one line; of a flood, one a second."""
         second = int(self._now())
         self._end_floods(before=second)
-        if not _is_flood(line):
+        if not self._is_flood(line):
             self._append(line)
             return
         name = f"{line.site or line.address} {line.method if line.site is None else ''}"
         if name in self._floods:
             self._floods[name][1].repeated += 1
-        elif len(self._floods) < _MAX_FLOODS:
+        elif line.site is not None or len(self._floods) < _MAX_FLOODS:
             self._floods[name] = (second, line)
+        elif "others" in self._floods:
+            self._floods["others"][1].repeated += 1
         else:
-            self._floods.setdefault("others", (second, line))[1].repeated += 1
+            self._floods["others"] = (second, line)
+
+    def _is_flood(self, line: Line) -> bool:
+        if line.site is not None:
+            if line.status == _WRITTEN:
+                return False
+            return line.status == _TOO_MANY or self._sites.take(line.site) > 0
+        # Handshakes and lines that never became a request cost a stranger nothing and are not
+        # counted by anybody else.
+        if line.status == _TOO_MANY or line.method in NO_REQUEST:
+            return True
+        return self._addresses.take(line.address) > 0 or self._strangers.take("all") > 0
 
     def close(self) -> None:
         """Write what is held back and close the file."""
@@ -135,7 +166,13 @@ class Record:
         self.path.replace(self.path.with_name(aside))
         old = sorted(self.path.parent.glob(f"{self.path.stem}-*{self.path.suffix}"))
         for path in old[: -self._max_files]:
+            is_crowded = len(old) > _CROWDED * self._max_files
+            if not is_crowded and time.time_ns() - _put_aside_at(path) < _LEAST_AGE_NS:
+                break
+            if is_crowded:
+                log.warning("record of the last days removed, it grows too fast file=%s", path.name)
             path.unlink()
+            old = old[1:]
         self._file = self._opened()
 
     def _opened(self) -> Any:
@@ -143,20 +180,26 @@ class Record:
         return os.fdopen(descriptor, "a", encoding="ascii")
 
 
-def _is_flood(line: Line) -> bool:
-    # Handshakes and lines that never became a request cost a stranger nothing and are not counted
-    # by anybody else.
-    return line.status == _TOO_MANY or (line.site is None and line.method in NO_REQUEST)
-
-
 def _shown(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 
+def _put_aside_at(path: Path) -> int:
+    stated = path.stem.rpartition("-")[2]
+    return int(stated) if stated.isdigit() else 0
+
+
 def _short(value: Any) -> Any:
-    # What stands in a path is a stranger's choice; JSON escapes it, this bounds it.
     if isinstance(value, str):
-        return value[:_MAX_CHARS]
+        return _shortened(value, _MAX_CHARS)
     if isinstance(value, list):
-        return [_short(each) for each in value[:16]]
+        return [_shortened(each, _MAX_KEYS_CHARS // len(value)) for each in value[:16]]
     return round(value, 1) if isinstance(value, float) else value
+
+
+def _shortened(text: str, limit: int) -> str:
+    # What stands in a path is a stranger's choice, and JSON makes up to twelve characters of one.
+    text = text[:limit]
+    while len(json.dumps(text)) > limit + len('""'):
+        text = text[: len(text) * 7 // 8]
+    return text
