@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.context import HomeOption, JsonOption
+from flows.cli.context import HomeOption, JsonOption, use_coordinator
 from flows.cli.output import console_err, print_json, progress
 
 
@@ -27,10 +27,11 @@ def backup(
     Example: `fedloom backup /mnt/backup/fedloom`
     """
     from fl_core.artifacts.local import LocalStore
-    from flows.cli.statement import use_store
+    from tasks.settings import open_store, read_settings
     from tasks.store_backup import back_up
 
-    store = use_store(home, with_mlflow=False)
+    use_coordinator(home, needed=("s3",))
+    store = open_store(read_settings())
     with progress() as display:
         line = display.add_task("copying", total=None)
         done = back_up(
@@ -58,10 +59,11 @@ def restore(
     Example: `fedloom restore /mnt/backup/fedloom`
     """
     from fl_core.artifacts.local import LocalStore
-    from flows.cli.statement import use_store
+    from tasks.settings import open_store, read_settings
     from tasks.store_backup import restore as write_back
 
-    store = use_store(home, with_mlflow=False)
+    use_coordinator(home, needed=("s3",))
+    store = open_store(read_settings())
     with progress() as display:
         line = display.add_task("restoring", total=None)
         done = write_back(

@@ -285,7 +285,7 @@ def status(
     """
     from tasks.settings import open_store, read_settings
 
-    use_coordinator(home)
+    use_coordinator(home, needed=("s3",))
     store = open_store(read_settings())
     if not campaign_id:
         found = views.campaign_ids(store)

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from flows.cli.context import HomeOption, JsonOption
+from flows.cli.context import HomeOption, JsonOption, is_coordinator_stated
 from flows.cli.output import console_err, print_json, progress
 from flows.health import Addresses, disk, installation, servers
 from flows.local_stack import DEFAULT_HOME, Stack, connect
@@ -38,8 +38,8 @@ def doctor(
 
     At a site: versions, keys, disks, memory, the way to the gateway, both certificates, clock,
     store permissions, ledgers, witnesses, and what approved campaigns need. At a coordinator:
-    versions, servers, the store's write-once promise, clocks and disk space; servers are those of
-    the home folder, or, where it has none, those that the environment names.
+    versions, servers, the store's write-once promise, clocks and disk space; servers are those that
+    the environment names where it names a store, else those of the home folder.
 
     A site is looked at where `--site-home` or `--home` names its folder, or where one lies in
     `site` or here and no coordinator is stated. Ends with exit code 1 when a check fails.
@@ -82,7 +82,7 @@ def _coordinator_checks(home: Path) -> Iterator[Check]:
 
 
 def _server_checks(home: Path) -> list[Check]:
-    if not stack_path(home).exists():
+    if is_coordinator_stated() or not stack_path(home).exists():
         return list(servers(_stated_addresses(os.environ)))
     stack = connect(home)
     if stack is None:
@@ -109,7 +109,7 @@ def _stated_addresses(variables: Mapping[str, str]) -> Addresses:
     return Addresses(
         prefect_api=variables.get("PREFECT_API_URL"),
         mlflow=variables.get("MLFLOW_TRACKING_URI"),
-        store_environment=variables if "FEDLOOM_STORE" in variables else None,
+        store_environment=variables if variables.get("FEDLOOM_STORE") else None,
     )
 
 

@@ -35,7 +35,7 @@ def federation_init(
     from tasks.settings import open_store, read_settings
 
     limits = checked_limits(epsilon=epsilon, delta=delta)
-    use_coordinator(home)
+    use_coordinator(home, needed=("s3",))
     own = FederationHome(folder.resolve())
     made = make_federation(own, limits=limits, store=open_store(read_settings()))
     shown = fingerprint(made.ledger.public_key)
@@ -55,7 +55,7 @@ def federation_show(home: HomeOption = Path(".fedloom"), json_output: JsonOption
     from tasks.federation import federation_document
     from tasks.settings import open_store, read_settings
 
-    use_coordinator(home)
+    use_coordinator(home, needed=("s3",))
     settings = read_settings()
     document = federation_document(settings, open_store(settings))
     console_err.print(_table(document))

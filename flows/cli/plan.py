@@ -4,7 +4,6 @@ Read from what sites have stated in the store and from the campaign's public num
 store the campaign is shown alone. Nothing is asked of a site, and nothing is charged.
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ import typer
 
 from fl_core.errors import CampaignError
 from flows.cli.cautions import show_warnings
-from flows.cli.context import HomeOption, JsonOption
+from flows.cli.context import HomeOption, JsonOption, coordinator_environment
 from flows.cli.output import console_err, print_json, progress
 
 if TYPE_CHECKING:
@@ -63,15 +62,8 @@ def store_if_any(home: Path) -> "ObjectStore | None":
     """Return the store that the environment or a running stack of ``home`` names, or None."""
     from tasks.settings import open_store, read_settings
 
-    if "FEDLOOM_STORE" not in os.environ:
-        from flows.local_stack import connect
-        from flows.local_workers import environment
-
-        stack = connect(home, needed=("s3",))
-        if stack is None:
-            return None
-        return open_store(read_settings(environment(stack)))
-    return open_store(read_settings())
+    found = coordinator_environment(home, needed=("s3",))
+    return None if found is None else open_store(read_settings(found))
 
 
 def read_planned(file: str, store: "ObjectStore | None") -> "Campaign":

@@ -149,7 +149,7 @@ def rotate(
     tell_change(change)
     if not yes and not typer.confirm("does its operator read out the same?", err=True):
         raise CampaignError(f"keys of {change.site!r} were not changed")
-    use_coordinator(home)
+    use_coordinator(home, needed=("s3",))
     from tasks.settings import open_store, read_settings
 
     roster = admit_change(open_store(read_settings()), change, is_confirmed=replace)

@@ -4,14 +4,13 @@ The page is made from what sites and coordinator signed, not from what was logge
 all of that is checked first, and what was logged is held against it.
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fl_core.errors import CampaignError
-from flows.cli.context import HomeOption, JsonOption
+from flows.cli.context import HomeOption, JsonOption, use_coordinator
 from flows.cli.output import console_err, print_json, progress
 
 if TYPE_CHECKING:
@@ -48,8 +47,10 @@ def statement(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     from fl_core.privacy.statement_text import to_markdown
     from fl_core.rounds.plan import read_assembly
     from fl_core.rounds.version_statement import version_statement
+    from tasks.settings import open_store, read_settings
 
-    store = use_store(home, with_mlflow=not campaign)
+    use_coordinator(home, needed=("s3",) if campaign else ("s3", "mlflow"))
+    store = open_store(read_settings())
     logged = None if campaign else _logged(model, version)
     campaign_id, number = _named(campaign, round_number, logged)
     assembly = read_assembly(store, campaign_id)
@@ -69,28 +70,6 @@ def statement(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
         print_json(document)
     if verified is not None and verified.broken is not None:
         raise typer.Exit(1)
-
-
-def use_store(home: Path, *, with_mlflow: bool) -> "ObjectStore":
-    """Return the campaigns' store of the environment or of the stack over ``home``.
-
-    Raises:
-        CampaignError: The environment names none and no stack runs over ``home``.
-    """
-    from tasks.settings import open_store, read_settings
-
-    if "FEDLOOM_STORE" not in os.environ:
-        from flows.local_stack import connect
-        from flows.local_workers import environment
-
-        stack = connect(home, needed=("s3", "mlflow") if with_mlflow else ("s3",))
-        if stack is None:
-            raise CampaignError(
-                f"no stack runs over {home}, and FEDLOOM_STORE is not set",
-                hint=f"start it with `fedloom up --home {home} --detach`",
-            )
-        os.environ.update(environment(stack))
-    return open_store(read_settings())
 
 
 def _logged(model: str, version: str) -> "LoggedVersion":

@@ -24,11 +24,12 @@ from stack_sites import (
 
 from fl_core.campaign.roster import latest_roster
 from fl_core.errors import StoreUnavailable
+from flows.cli.context import coordinator_environment
 from flows.home_upgrade import take_sites_through_gateway
 from flows.local_gateway import GatewayFiles, gateway_answers, gateway_environment
 from flows.local_sites import LocalSite, make_local_site, site_home
 from flows.local_stack import Stack, connect, restart_server, start, stop
-from flows.local_workers import site_environment
+from flows.local_workers import environment, site_environment
 from flows.processes import answers, ended_with_this_process
 from flows.stack_file import MLFLOW_BUCKET, stack_path
 from tasks.enrolment import admit, read_enrolment
@@ -179,3 +180,17 @@ def set_back(stack: Stack, home: SiteHome) -> None:
         del file[name]
     keys = {"access_key": "of-north", "secret_key": "of-north"}
     stack_path(stack.home).write_text(json.dumps(file | {"version": 1, "sites": {"north": keys}}))
+
+
+def test_command_beside_a_stack_speaks_to_what_the_environment_names(stack, monkeypatch):
+    names = ("FEDLOOM_STORE", "PREFECT_API_URL", "MLFLOW_TRACKING_URI")
+    own = dict.fromkeys(names, "stated")
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+
+    found = dict(coordinator_environment(stack.home, needed=("s3", "prefect")) or {})
+    monkeypatch.delenv("FEDLOOM_STORE")
+    of_stack = coordinator_environment(stack.home, needed=("s3", "prefect"))
+
+    assert own.items() <= found.items()
+    assert of_stack == environment(stack)
