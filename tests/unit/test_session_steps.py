@@ -29,7 +29,7 @@ from tests.worlds import NO_PRIVACY, NOW, campaign_of, world_of
 
 @pytest.fixture(name="soon")
 def started_now():
-    """The time of the test's start: a plan opened when the file was imported is past by its turn."""
+    """When the test starts: a plan opened at import may be past its deadline by then."""
     return datetime.now(UTC)
 
 
