@@ -5,6 +5,7 @@ It listens as behind a proxy, without TLS, so every site signs. The store is a f
 
 import asyncio
 import hashlib
+import json
 import secrets
 import socket
 import threading
@@ -121,6 +122,17 @@ def tight(tmp_path):
 
 def test_signed_request_comes_through_a_proxy_that_ended_tls(tight):
     assert tight.get("/store/keys?prefix=rosters/").json() == ["rosters/000001.json"]
+
+
+def test_query_of_a_stranger_is_not_in_the_record(tight):
+    httpx.get(f"http://127.0.0.1:{tight.port}/health", params={"key": ["stranger's text"] * 13})
+    tight.get("/store/keys?prefix=rosters/")
+
+    found = [json.loads(line) for line in tight.record.path.read_text().splitlines()]
+    assert [(line["path"], line.get("keys")) for line in found] == [
+        ("/health", None),
+        ("/store/keys", ["rosters/"]),
+    ]
 
 
 def test_header_that_never_ends_is_cut_off_and_recorded(tight):
