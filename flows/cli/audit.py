@@ -31,9 +31,10 @@ def audit(  # noqa: PLR0913, PLR0917  one parameter per option of the command
         Path | None,
         typer.Option(help="Public rows; left out: the demo's own, or made-up texts."),
     ] = None,
-    site: Annotated[
+    site_home: Annotated[
         Path | None,
-        typer.Option(help="Folder of a site: audit on its rows; the report stays there."),
+        # Private rows are audited where this is said, and never because a variable is set.
+        typer.Option(help="A site's own folder: audit on its rows; the report stays there."),
     ] = None,
     like: Annotated[
         str | None, typer.Option(help="Site whose public batch size is used; else the first.")
@@ -60,9 +61,9 @@ def audit(  # noqa: PLR0913, PLR0917  one parameter per option of the command
     """
     from tasks.audit_steps import Request
 
-    if site is not None and rows is not None:
-        raise CampaignError("--site audits on the site's rows; leave out --rows, or --site")
-    store = None if site is not None else _store(home)
+    if site_home is not None and rows is not None:
+        raise CampaignError("--site-home audits on the site's rows; leave out one of it and --rows")
+    store = None if site_home is not None else _store(home)
     campaign = _campaign(file, store)
     request = Request(
         campaign=campaign,
@@ -72,8 +73,8 @@ def audit(  # noqa: PLR0913, PLR0917  one parameter per option of the command
         confidence=confidence,
         threads=threads,
     )
-    if site is not None:
-        report, kept = _at_site(request, site)
+    if site_home is not None:
+        report, kept = _at_site(request, site_home)
     else:
         report = _on_public(request, rows)
         kept = _publish(report, store, home)

@@ -19,6 +19,10 @@ from fl_core.errors import CampaignError
 HomeOption = Annotated[
     Path, typer.Option("--home", help="Folder of the local stack.", envvar="FEDLOOM_HOME")
 ]
+SiteHomeOption = Annotated[
+    Path, typer.Option("--home", help="The site's own folder.", envvar="FEDLOOM_SITE_HOME")
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout; progress stays on stderr.")
 ]

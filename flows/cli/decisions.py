@@ -10,23 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fl_core.errors import CampaignError
-from flows.cli.context import JsonOption
+from flows.cli.context import JsonOption, SiteHomeOption, YesOption
 from flows.cli.output import console_err, print_json
 
 if TYPE_CHECKING:
     from fl_core.rounds.site_decision import SiteDecision
     from tasks.site_config import SiteHome
 
-OperatorHome = Annotated[Path, typer.Option("--home", help="The site's own folder.")]
 CampaignArgument = Annotated[
     str, typer.Argument(help="Id of the campaign, or first digits of its digest.")
 ]
 WhyOption = Annotated[str, typer.Option(help="Why, in your own words; stays at the site.")]
-YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def site_outbox(
-    home: OperatorHome = Path("site"),
+    home: SiteHomeOption = Path("site"),
     last: Annotated[
         int, typer.Option(min=0, help="Rounds and requests to show, the newest; 0 shows all.")
     ] = 20,
@@ -61,7 +59,7 @@ def site_outbox(
 
 
 def site_pause(
-    home: OperatorHome = Path("site"), why: WhyOption = "", json_output: JsonOption = False
+    home: SiteHomeOption = Path("site"), why: WhyOption = "", json_output: JsonOption = False
 ) -> None:
     """Take part in no new round until `fedloom site resume`.
 
@@ -76,7 +74,7 @@ def site_pause(
 
 
 def site_resume(
-    home: OperatorHome = Path("site"), why: WhyOption = "", json_output: JsonOption = False
+    home: SiteHomeOption = Path("site"), why: WhyOption = "", json_output: JsonOption = False
 ) -> None:
     """Take part in new rounds again after `fedloom site pause`.
 
@@ -95,7 +93,7 @@ def site_refuse(  # noqa: PLR0913  one parameter per option of the command
     ] = None,
     *,
     undo: Annotated[bool, typer.Option("--undo", help="Take this refusal back.")] = False,
-    home: OperatorHome = Path("site"),
+    home: SiteHomeOption = Path("site"),
     why: WhyOption = "",
     json_output: JsonOption = False,
 ) -> None:
@@ -118,7 +116,7 @@ def site_refuse(  # noqa: PLR0913  one parameter per option of the command
 
 def site_leave(
     campaign: CampaignArgument,
-    home: OperatorHome = Path("site"),
+    home: SiteHomeOption = Path("site"),
     why: WhyOption = "",
     yes: YesOption = False,
     json_output: JsonOption = False,

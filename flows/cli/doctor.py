@@ -20,8 +20,7 @@ from tasks.checks import Check
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
-
-SiteHomeOption = Annotated[
+DoctorSiteOption = Annotated[
     Path | None,
     typer.Option("--site-home", help="A site's own folder.", envvar="FEDLOOM_SITE_HOME"),
 ]
@@ -31,7 +30,7 @@ _SITE_PLACES = (Path("site"), Path())
 
 def doctor(
     home: HomeOption = DEFAULT_HOME,
-    site_home: SiteHomeOption = None,
+    site_home: DoctorSiteOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Check what this machine is: a site, or a coordinator.

@@ -7,7 +7,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from flows.cli.context import JsonOption
+from flows.cli.context import JsonOption, SiteHomeOption
 from flows.cli.output import console_err, print_json
 
 if TYPE_CHECKING:
@@ -17,24 +17,21 @@ PERCENT = 100
 
 
 def site_readout(
-    folder: Annotated[
-        Path | None, typer.Argument(help="The site's own folder, or a local stack's.")
-    ] = None,
-    home: Annotated[Path, typer.Option(help="The same, as other commands have it.")] = Path("site"),
-    site: Annotated[str, typer.Option("--site", help="Site of a local stack.")] = "",
+    home: SiteHomeOption = Path("site"),
+    site: Annotated[str, typer.Option("--site", help="Site of a local stack, with its home.")] = "",
     json_output: JsonOption = False,
 ) -> None:
     """Show how much of this site's signal survived the noise, round by round.
 
     The figures come from private rows without noise: keep them at the site.
 
-    Example: `fedloom site readout /srv/fedloom`
+    Example: `fedloom site readout --home /srv/fedloom`
     """
     from flows.cli.ledger_views import site_homes
     from tasks.read_outs import read_outs
 
     documents = []
-    for own in site_homes(folder or home, site):
+    for own in site_homes(home, site):
         found = read_outs(own)
         name = own.root.name
         console_err.print(readout_table(name, found))

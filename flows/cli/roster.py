@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fl_core.errors import CampaignError
-from flows.cli.context import HomeOption, JsonOption, use_coordinator
+from flows.cli.context import (
+    HomeOption,
+    JsonOption,
+    SiteHomeOption,
+    YesOption,
+    use_coordinator,
+)
 from flows.cli.output import console_err, print_json
 
 if TYPE_CHECKING:
     from fl_core.artifacts.store import ObjectStore
     from tasks.key_change import KeyChange
 
-SiteHomeOption = Annotated[Path, typer.Option("--home", help="The site's own folder.")]
 ReplaceOption = Annotated[
     bool,
     typer.Option(
@@ -25,7 +30,6 @@ ReplaceOption = Annotated[
         help="Its operator confirmed by voice: the site was revoked, or its key is lost.",
     ),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def enrol(

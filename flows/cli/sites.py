@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fl_core.errors import CampaignError
-from flows.cli.context import HomeOption, JsonOption, use_coordinator
+from flows.cli.context import (
+    HomeOption,
+    JsonOption,
+    SiteHomeOption,
+    YesOption,
+    use_coordinator,
+)
 from flows.cli.output import console_err, print_json
 from flows.cli.site_options import (
     BoundOption,
@@ -33,8 +39,6 @@ if TYPE_CHECKING:
     from fl_core.privacy.policy_documents import SitePolicy
     from tasks.invite import Invite
     from tasks.site_config import SiteConfig, SiteHome
-
-SiteHomeOption = Annotated[Path, typer.Option("--home", help="The site's own folder.")]
 
 
 def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the command
@@ -245,7 +249,7 @@ def require_ready(home: "SiteHome") -> None:
 def site_approve(
     campaign: Annotated[str, typer.Argument(help="Id of a frozen campaign, or a locked file.")],
     home: SiteHomeOption = Path("site"),
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     json_output: JsonOption = False,
     round_number: Annotated[
         int | None, typer.Option("--round", min=1, help="Let go what this round holds ready.")

@@ -114,6 +114,20 @@ def test_every_command_over_a_local_stack_finds_its_home_alike():
     assert set(homes) == {("FEDLOOM_HOME", ".fedloom")}
 
 
+def test_every_command_at_a_site_finds_its_folder_alike():
+    homes = {
+        words: (p.envvar, str(p.default))
+        for words, command in COMMANDS.items()
+        for p in command.params
+        if words[0] == "site" and p.name in {"home", "folder", "site_home"}
+    }
+    doctors = {p.name: p.envvar for p in COMMANDS["doctor",].params}
+
+    assert set(homes) == {words for words in COMMANDS if words[0] == "site"}
+    assert set(homes.values()) == {("FEDLOOM_SITE_HOME", "site")}
+    assert doctors["site_home"] == "FEDLOOM_SITE_HOME"
+
+
 def test_help_works_in_a_process_of_its_own():
     found = subprocess.run(
         [f"{sys.prefix}/bin/fedloom", "--help"], capture_output=True, text=True, check=True

@@ -141,7 +141,7 @@ def test_a_round_at_a_site_ends_for_prefect_at_the_public_time_too(people, statu
 
 
 def test_no_id_of_a_person_and_no_figure_of_a_site_leaves_it(people, status):
-    read_outs = people.json("site", "readout", str(people.home))["readouts"]
+    read_outs = people.json("site", "readout", "--home", str(people.home))["readouts"]
     figures = [
         str(one[name]).encode()
         for site in read_outs

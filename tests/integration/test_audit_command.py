@@ -176,7 +176,7 @@ def test_rule_23_report_on_a_sites_rows_stays_in_its_folder(fedloom, store, lock
     file.write_bytes(to_bytes(locked))
     before = store.list("")
 
-    done = fedloom("audit", str(file), *QUICK, "--site", str(home.root), "--json")
+    done = fedloom("audit", str(file), *QUICK, "--site-home", str(home.root), "--json")
 
     assert done.exit_code == 0, done.output
     kept = (home.root / "audits" / keys.audit(locked.id, 1)).read_text()
