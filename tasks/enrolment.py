@@ -91,7 +91,8 @@ def make_site(home: SiteHome, new: NewSite) -> Enrolment:
             f"{home.root}: there is a site here already; its ledger is never made again",
             hint="choose another folder for another dataset",
         )
-    home.root.mkdir(parents=True, exist_ok=True)
+    # Sizes and times of its files tell how many rows there are and when training ended.
+    home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = generate_key()
     dataset = new.dataset or f"{new.config.site}-{secrets.token_hex(4)}"
     text = new.policy_text.replace("{dataset}", dataset)

@@ -79,6 +79,6 @@ def accept_invite(invite: Invite, root: Path) -> GatewayAccess:
             "invite is not who the site knows, or the gateway was made anew",
             hint="compare fingerprints with the coordinator's operator, then remove the file",
         )
-    root.mkdir(parents=True, exist_ok=True)
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
     pinned.write_text(invite.certificate, encoding="ascii")
     return invite.access()

@@ -155,7 +155,7 @@ def write_quarantine(folder: Path, rows: Rows, verdict: GateVerdict) -> Path | N
     """
     if not verdict.quarantine:
         return None
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = folder / f"quarantine-{dataset_version(rows)[:12]}.jsonl"
     partial = target.with_suffix(f".{os.getpid()}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -164,7 +164,7 @@ class SiteHome:
     def store(self, name: str) -> LocalStore:
         """Return a durable local store inside the folder (ledger, outbox, approvals, gate)."""
         path = self.root / name
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_local_disk(path)
         return LocalStore(path)
 

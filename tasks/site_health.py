@@ -46,6 +46,7 @@ def site_checks(home: SiteHome) -> Iterator[Check]:
         return
     yield Check("config", "ok", f"site {config.site} in {home.root}")
     yield _versions(config.site)
+    yield _folder(home)
     yield from _secrets(home)
     yield from disk_checks({"ledger": home.root / LEDGER, "outbox": home.root / OUTBOX})
     way_in = list(_way_in(home, config))
@@ -69,6 +70,15 @@ def _versions(site: str) -> Check:
         return Check("versions", "fail", "; ".join(complaints), _INSTALL)
     found = ", ".join(f"{name} {version}" for name, version in sorted(hello.versions.items()))
     return Check("versions", "ok", found)
+
+
+def _folder(home: SiteHome) -> Check:
+    """Check that nobody but the site's user sees sizes and times of the files in its folder."""
+    mode = stat.S_IMODE(home.root.stat().st_mode)
+    if mode & 0o077 == 0:
+        return Check("folder", "ok", f"mode {mode:04o}")
+    found = f"mode {mode:04o}, so others may see sizes and times of the files in it"
+    return Check("folder", "warn", found, f"chmod 700 {home.root}")
 
 
 def _secrets(home: SiteHome) -> Iterator[Check]:

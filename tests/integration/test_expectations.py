@@ -294,6 +294,8 @@ def test_quarantine_is_a_private_file_with_reasons(tmp_path):
     assert path == again
     assert path.name == f"quarantine-{dataset_version(given)[:12]}.jsonl"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    # Its size would tell others how many rows were kept out.
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["row"], line["rules"]) for line in lines] == [
         (26, ["text_cells"]),

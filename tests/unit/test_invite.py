@@ -33,6 +33,7 @@ def test_site_pins_the_certificate_that_it_was_given(tmp_path, pem):
 
     assert access.url == URL
     assert (tmp_path / "site" / str(access.certificate)).read_text() == pem
+    assert (tmp_path / "site").stat().st_mode & 0o777 == 0o700
 
 
 def test_another_certificate_never_replaces_the_one_that_is_pinned(tmp_path, pem):

@@ -1,6 +1,7 @@
 """The doctor at a site: a real folder, ledger and witnesses; the campaigns' store is a folder."""
 
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -131,6 +132,30 @@ def test_looking_changes_no_file_of_the_site_or_the_store(place):
     place.checks()
 
     assert bytes_of() == before
+
+
+def test_folder_of_a_new_site_is_closed_to_others_whatever_the_umask(tmp_path):
+    before = os.umask(0o022)
+    try:
+        made = Place(tmp_path)
+        made.init()
+    finally:
+        os.umask(before)
+
+    folders = [made.home.root, *(path for path in made.home.root.rglob("*") if path.is_dir())]
+    assert {path: oct(path.stat().st_mode & 0o077) for path in folders} == dict.fromkeys(
+        folders, "0o0"
+    )
+
+
+def test_folder_that_others_may_enter_is_a_warning_with_its_remedy(place):
+    place.home.root.chmod(0o755)
+
+    check = place.checks()["folder"]
+
+    # Sizes of files tell how many rows there are; nothing that a round needs is missing.
+    assert check.verdict == "warn"
+    assert check.remedy == f"chmod 700 {place.home.root}"
 
 
 def test_key_that_others_may_read_fails_with_its_remedy(place):
