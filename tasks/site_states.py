@@ -6,12 +6,14 @@ who is there at this moment.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import read_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.roster import Roster, RosterEntry, latest_roster
+from fl_core.errors import FedloomError, StoreUnavailable
 from fl_core.rounds.documents import Collected, RoundPlan
 from fl_core.rounds.plan import read_assembly
 from fl_core.rounds.status import next_round, round_numbers
@@ -46,6 +48,21 @@ class SiteFacts:
     def fingerprint(self) -> str:
         """What two people compare aloud."""
         return fingerprint(self.entry.signing_key)
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Campaigns of a store, seen from one site.
+
+    Attributes:
+        named: Ids of those that go on and name it.
+        others: Ids of those that go on without it.
+        unjudged: Of those that could not be judged here, id and reason.
+    """
+
+    named: tuple[str, ...]
+    others: tuple[str, ...]
+    unjudged: Mapping[str, str]
 
 
 def site_facts(store: ObjectStore) -> list[SiteFacts]:
@@ -83,13 +100,28 @@ def state_of(facts: SiteFacts, *, campaign: str | None, is_online: bool | None) 
     return "unknown" if is_online is None else "idle"
 
 
-def campaigns_of(store: ObjectStore, site: str) -> tuple[list[str], list[str]]:
-    """Return the campaigns that go on and name a site, and those that go on without it."""
-    ids = filter(None, map(keys.campaign_id_of, sorted(store.list("campaigns/"))))
-    assemblies = [read_assembly(store, campaign_id) for campaign_id in ids]
-    live = [each.campaign for each in assemblies if isinstance(next_round(each, store), int)]
-    named = [campaign.id for campaign in live if site in campaign.sites]
-    return named, [campaign.id for campaign in live if site not in campaign.sites]
+def campaigns_of(store: ObjectStore, site: str) -> Naming:
+    """Return which campaigns that go on name a site; one that cannot be judged stops no other.
+
+    Raises:
+        StoreUnavailable: The store does not answer.
+    """
+    named: list[str] = []
+    others: list[str] = []
+    unjudged: dict[str, str] = {}
+    for campaign_id in filter(None, map(keys.campaign_id_of, sorted(store.list("campaigns/")))):
+        try:
+            assembly = read_assembly(store, campaign_id)
+            goes_on = isinstance(next_round(assembly, store), int)
+        except StoreUnavailable:
+            raise
+        except FedloomError as error:
+            # Of a part that is not installed here, or of a document that is too old or damaged.
+            unjudged[campaign_id] = str(error)
+            continue
+        if goes_on:
+            (named if site in assembly.campaign.sites else others).append(campaign_id)
+    return Naming(tuple(named), tuple(others), unjudged)
 
 
 @dataclass(slots=True)

@@ -78,17 +78,21 @@ def tell_campaigns(store: "ObjectStore", site: str) -> list[str]:
     """Say which campaigns a site joins with their next round, and return their ids."""
     from tasks.site_states import campaigns_of
 
-    named, others = campaigns_of(store, site)
-    if named:
-        console_err.print(f"it joins with the next round of: {', '.join(named)}", markup=False)
-    elif others:
+    found = campaigns_of(store, site)
+    for campaign_id, why in found.unjudged.items():
+        said = f"warning: whether {site} joins {campaign_id} cannot be told here: {why}"
+        console_err.print(said, markup=False)
+    if found.named:
+        joined = ", ".join(found.named)
+        console_err.print(f"it joins with the next round of: {joined}", markup=False)
+    elif found.others:
         console_err.print(
-            f"no campaign that goes on names {site} ({', '.join(others)}), and the sites of a "
-            "campaign are frozen: asking it takes a new campaign, whose `parent` says what it goes "
-            "on from",
+            f"no campaign that goes on names {site} ({', '.join(found.others)}), and the sites of "
+            "a campaign are frozen: asking it takes a new campaign, whose `parent` says what it "
+            "goes on from",
             markup=False,
         )
-    return named
+    return list(found.named)
 
 
 def revoke(

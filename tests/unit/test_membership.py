@@ -1,16 +1,18 @@
 """Who takes part changes while a campaign runs: late, with other keys, withdrawn, and back."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from fl_core.artifacts import keys
+from fl_core.artifacts.documents import to_bytes
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.campaign.roster import RosterEntry, enrol, latest_roster, revoke, rotate
 from fl_core.rounds.site_rotation import hand_over
 from fl_core.updates.signing import generate_key, public_hex
-from tasks.site_states import campaigns_of, site_facts, state_of
+from tasks.site_states import Naming, campaigns_of, site_facts, state_of
 from tests.round_steps import finish, plan_of, take_part
 from tests.told_worlds import check
 from tests.worlds import NOW, campaign_of, world_of
@@ -128,10 +130,23 @@ def test_revoked_site_is_listed_as_revoked_whatever_else_is_true(world):
 
 
 def test_campaigns_that_a_late_site_joins_are_those_that_name_it_and_go_on(world):
-    assert campaigns_of(world.store, "c") == (["tiny"], [])
-    assert campaigns_of(world.store, "stranger") == ([], ["tiny"])
+    assert campaigns_of(world.store, "c") == Naming(("tiny",), (), {})
+    assert campaigns_of(world.store, "stranger") == Naming((), ("tiny",), {})
     for number in range(1, 7):
         play(world, number)
 
     # Six rounds are all of this campaign.
-    assert campaigns_of(world.store, "c") == ([], [])
+    assert campaigns_of(world.store, "c") == Naming((), (), {})
+
+
+def test_campaign_that_cannot_be_assembled_here_is_named_and_hides_no_other(world):
+    plain = json.loads(to_bytes(campaign_of(id="elsewhere")))
+    plain["aggregation"]["kind"] = "of-another-package"
+    world.store.put_once(keys.campaign("elsewhere"), json.dumps(plain).encode())
+    world.store.put_once(keys.campaign("old"), b'{"id": "old"}')
+
+    found = campaigns_of(world.store, "c")
+
+    assert found.named == ("tiny",)
+    assert set(found.unjudged) == {"elsewhere", "old"}
+    assert "of-another-package" in found.unjudged["elsewhere"]
