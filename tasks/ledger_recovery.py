@@ -96,7 +96,7 @@ def _recover(
     if found.is_needed:
         # First, so that an interruption leaves nothing that could be trained again.
         close_exchanges(site.outbox, found, dataset=dataset)
-        if found.replaced:
+        if found.needs_fresh_store:
             set_aside = _fill_fresh(home, lost, found, folder=folder)
         else:
             append_missing(lost, found)

@@ -4,6 +4,9 @@ A recovery begins here. Every holder is read, the ledger's own store and all wit
 key signed is nobody's entry. Which keys are the ledger's own follows from the one in force: it and
 all before it. Where a key was lost, all that came after that one are too, also as far as the site
 itself noted a loss: at a witness that somebody else runs such a note would prove nothing.
+
+A thief of the key can sign an entry of any number. One that stands further above all others than a
+ledger ever goes at once is charged, but nothing is built on it: it would use the numbers up.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,6 +20,15 @@ from fl_core.privacy.ledger_documents import MAX_ENTRY_BYTES, LedgerEntry
 from fl_core.privacy.ledger_keys import is_of_keys, keys_after, keys_before, signer_of
 from fl_core.privacy.witness import WitnessedStore, held_sequences
 from fl_core.updates.signing import SigningKey, public_hex
+
+# How far past the last known entry a recovery goes when witnesses are away: what they may still
+# hold lies below it, so that it cannot collide when they come back.
+MARGIN = 1000
+# From one entry that somebody holds to the next: several such recoveries, with nothing in between.
+REACH = 10 * MARGIN
+# Above it an entry counts only if the site or a witness of its own holds it: many short steps, too,
+# must leave a ledger numbers to go on with.
+HIGHEST_ELSEWHERE = 9 * 10**8
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +103,21 @@ def collect(
             found[each.sha256] = replace(known, is_witnessed=True, is_own=is_own)
     held = _of_its_keys(ledger, list(found.values()))
     return sorted(held, key=lambda each: (each.entry.seq, each.sha256)), away
+
+
+def within_reach(held: Sequence[Held]) -> list[Held]:
+    """Return the entries that a ledger can have come to, of all that are held, in order of number.
+
+    Args:
+        held: As ``collect`` returns them.
+    """
+    candidates = [e for e in held if e.is_own or e.entry.seq <= HIGHEST_ELSEWHERE]
+    last = 0
+    for count, each in enumerate(candidates):
+        if each.entry.seq > last + REACH:
+            return candidates[:count]
+        last = each.entry.seq
+    return candidates
 
 
 def _of_its_keys(ledger: LostLedger, found: Sequence[Held]) -> list[Held]:

@@ -4,6 +4,8 @@ A ledger is read for as long as the data live, so a kind or its fields are never
 redefined, and a field that came later is None in older entries: their signatures must still hold.
 """
 
+import bisect
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
@@ -130,6 +132,33 @@ class LedgerEntry(Document):
         """Whether it ends a reserve."""
         return self.kind in {"commit", "void"}
 
-    def has_lost(self, seq: int) -> bool:
-        """Say whether this recovery names ``seq`` as lost."""
-        return any(each.first <= seq <= each.last for each in self.lost or ())
+
+class LostNumbers:
+    """The sequence numbers that recoveries name as lost, all of them together.
+
+    Held as ranges and never counted one by one: an entry may name hundreds of millions.
+
+    Args:
+        entries: Where a recovery counts; what is none is passed over.
+    """
+
+    def __init__(self, entries: Iterable[LedgerEntry]) -> None:
+        named = (each for entry in entries for each in entry.lost or ())
+        self._ranges: list[tuple[int, int]] = []
+        for first, last in sorted((each.first, each.last) for each in named):
+            if self._ranges and first <= self._ranges[-1][1] + 1:
+                begin, end = self._ranges.pop()
+                self._ranges.append((begin, max(end, last)))
+            else:
+                self._ranges.append((first, last))
+
+    def __contains__(self, seq: int) -> bool:
+        """Say whether a number is named."""
+        return self.has_all(seq, seq)
+
+    def has_all(self, first: int, last: int) -> bool:
+        """Say whether every number of a range, both ends included, is named; an empty one is."""
+        if last < first:
+            return True
+        at = bisect.bisect_right(self._ranges, first, key=lambda each: each[0]) - 1
+        return at >= 0 and last <= self._ranges[at][1]

@@ -12,14 +12,19 @@ round 1,000 as in round 10.
 
 import re
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import from_bytes, sha256_hex, to_bytes
 from fl_core.artifacts.store import ObjectStore
 from fl_core.errors import LedgerCorrupt, ObjectCorrupt, ObjectMissing
-from fl_core.privacy.ledger_documents import NO_ENTRY, LedgerEntry, LostCharge, LostRange
+from fl_core.privacy.ledger_documents import (
+    NO_ENTRY,
+    LedgerEntry,
+    LostCharge,
+    LostNumbers,
+    LostRange,
+)
 from fl_core.privacy.ledger_keys import first_key, is_of_keys, is_signed_under, keys_before
 from fl_core.updates.records import EventRecord
 
@@ -156,7 +161,7 @@ class ChainReader:
             entry, data = _entry_at(store, key)
             if entry is None or entry.kind == "recovered":
                 return False
-            chain = _extended(chain, entry, data, _Context(key, ()))
+            chain = _extended(chain, entry, data, _Context(key, LostNumbers(())))
             if chain.findings:
                 return False
         is_in_force = chain.signers[-1] == self._public_key
@@ -192,10 +197,7 @@ class _Context:
     """What one entry is held against, beside the chain before it."""
 
     key: str
-    recoveries: tuple[LedgerEntry, ...]
-
-    def is_lost(self, seqs: Iterable[int]) -> bool:
-        return all(any(each.has_lost(seq) for each in self.recoveries) for seq in seqs)
+    lost: LostNumbers
 
 
 def _checked(store: ObjectStore, found: list[str], public_key: str) -> Chain:
@@ -205,15 +207,15 @@ def _checked(store: ObjectStore, found: list[str], public_key: str) -> Chain:
     read = [(key, *_entry_at(store, key)) for key in found]
     entries = [entry for _, entry, _ in read if entry is not None]
     known = keys_before(entries, [public_key])
-    recoveries = tuple(
+    lost = LostNumbers(
         each for each in entries if each.kind == "recovered" and is_of_keys(each, known)
     )
     chain = Chain(signers=(first_key(entries, public_key),))
     for key, entry, data in read:
         seq = _seq_of(key)
         last = chain.entries[-1].seq if chain.entries else 0
-        context = _Context(key, recoveries)
-        if seq is None or seq <= last or not context.is_lost(range(last + 1, seq)):
+        context = _Context(key, lost)
+        if seq is None or seq <= last or not lost.has_all(last + 1, seq - 1):
             chain.findings.append(f"ledger entry {last + 1} is missing: found {key} in its place")
             break
         if entry is None:
@@ -295,7 +297,7 @@ def _ends_one_reserve(entry: LedgerEntry, before: Chain, context: _Context) -> b
     seq = entry.reserve_seq or 0
     if seq in before.endings:
         return False
-    if context.is_lost([seq]):
+    if seq in context.lost:
         return True
     reserve = _charge_of(before, entry)
     return reserve is not None and reserve.seq == seq and reserve.plan_sha256 == entry.plan_sha256

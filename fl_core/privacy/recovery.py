@@ -6,6 +6,7 @@ that names the site and is not on the ledger. Where the ledger was written on af
 are two branches; the longer one stays the ledger, and the charges of the other are added, since
 either may have paid for a draw that left. All of this goes into one signed entry of kind
 ``recovered``, so the ledger verifies afterwards, and its witnesses accept it (SOUNDNESS, rule 14).
+An entry beyond the reach of a ledger (``held_entries``) is charged and set aside like a branch.
 
 Where the site's key was lost, the same work is done with a new key that hands the ledger over to
 itself first: the ledger goes on, and nothing that was spent is forgotten with the key.
@@ -13,6 +14,7 @@ itself first: the ledger goes on, and nothing that was spent is forgotten with t
 Nothing is written here: the caller first closes the exchanges of what was lost, then writes.
 """
 
+import bisect
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +23,24 @@ from datetime import datetime
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import document_sha256, to_bytes
 from fl_core.errors import LedgerCorrupt, WitnessUnavailable
-from fl_core.privacy.held_entries import Held, LostLedger, collect, keys_of
-from fl_core.privacy.ledger_documents import LedgerEntry, LostCharge, LostRange
+from fl_core.privacy.held_entries import (
+    MARGIN,
+    Held,
+    LostLedger,
+    collect,
+    keys_of,
+    within_reach,
+)
+from fl_core.privacy.ledger_documents import (
+    MAX_ENTRY_BYTES,
+    LedgerEntry,
+    LostCharge,
+    LostNumbers,
+    LostRange,
+)
 from fl_core.privacy.ledger_keys import signer_of
 from fl_core.privacy.witness import WitnessedStore, held_sequences
+from fl_core.updates.records import LAST_SEQUENCE
 from fl_core.updates.signing import sign
 
 __all__ = [
@@ -36,10 +52,6 @@ __all__ = [
     "charges_of",
     "find_recovery",
 ]
-
-# How far past the last known entry a recovery goes when witnesses are away: what they may still
-# hold lies below it, so that it cannot collide when they come back.
-MARGIN = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,7 @@ class Recovery:
         imported: Sequence numbers that the ledger's own store lacks and a witness holds.
         replaced: Sequence numbers at which the own store holds an entry of another branch, or
             something that is no entry; a fresh store is to be filled then.
+        strange: Keys in the own store that no ledger reads; a fresh store is to be filled then too.
         recovered: The new entry, or None if nothing had to be charged.
         rotated: The entry that hands the ledger to a new key, or None if none was lost.
     """
@@ -71,13 +84,19 @@ class Recovery:
     entries: dict[int, bytes]
     imported: tuple[int, ...]
     replaced: tuple[int, ...]
+    strange: tuple[str, ...] = ()
     recovered: LedgerEntry | None = None
     rotated: LedgerEntry | None = None
 
     @property
     def is_needed(self) -> bool:
         """Whether anything changes."""
-        return bool(self.imported or self.replaced or self.recovered or self.rotated)
+        return bool(self.imported or self.needs_fresh_store or self.recovered or self.rotated)
+
+    @property
+    def needs_fresh_store(self) -> bool:
+        """Whether the own store holds what must not stand in a ledger."""
+        return bool(self.replaced or self.strange)
 
 
 def find_recovery(
@@ -101,7 +120,8 @@ def find_recovery(
     Raises:
         WitnessUnavailable: A witness of the site's own is away and ``assume_lost`` is off.
         LedgerCorrupt: Nobody holds a genesis signed by this key or one before it, so there is
-            nothing to build on; or the key has handed the ledger to another one.
+            nothing to build on; the key has handed the ledger to another one; or what would have
+            to be written is more than a ledger can name or a witness takes.
     """
     held, away = collect(ledger, witnesses)
     if away and not assume_lost:
@@ -110,13 +130,14 @@ def find_recovery(
             "bring it back",
             hint="if it is lost for good, --assume-lost charges every plan not on the ledger",
         )
-    trunk = _trunk(held)
+    trunk = _trunk(within_reach(held))
     if not trunk or trunk[0].entry.kind != "genesis":
         raise LedgerCorrupt(
             f"nobody holds a genesis of dataset {ledger.dataset!r}, unit {ledger.unit!r}, signed "
             "by this site's key; a ledger is recovered with the key that signs it, or, where that "
             "is lost, by `fedloom site rotate --lost-key`"
         )
+    _require_room(ledger, trunk)
     entries = {each.entry.seq: each.data for each in trunk}
     sound = {each.entry.seq: each.data for each in held if each.is_local}
     # Whatever else stands in the store is of another branch, or damaged.
@@ -126,6 +147,9 @@ def find_recovery(
         imported=tuple(seq for seq in sorted(entries) if seq not in occupied),
         replaced=tuple(
             seq for seq in sorted(occupied) if seq not in entries or sound.get(seq) != entries[seq]
+        ),
+        strange=tuple(
+            sorted(set(ledger.store.list(keys.LEDGER)) - {keys.ledger_entry(s) for s in occupied})
         ),
     )
     findings = _Findings(held, trunk, owed, bool(away) and assume_lost)
@@ -138,17 +162,35 @@ def find_recovery(
 def _trunk(held: Sequence[Held]) -> list[Held]:
     """Return the branch that goes furthest, down to its genesis, in order."""
     by_sha256 = {each.sha256: each for each in held}
+    seqs = [each.entry.seq for each in held]
+    best = list(itertools.accumulate(held, _better))
     trunk: list[Held] = []
-    current = max(held, key=_preference, default=None)
+    current = best[-1] if best else None
     while current is not None:
         trunk.append(current)
         below = by_sha256.get(current.entry.previous_sha256)
-        if below is None:
+        # One that says it follows a later entry would lead round in a circle.
+        if below is None or below.entry.seq >= current.entry.seq:
             # Lost: go on with what is left further down.
-            lower = [each for each in held if each.entry.seq < current.entry.seq]
-            below = max(lower, key=_preference, default=None)
+            lower = bisect.bisect_left(seqs, current.entry.seq)
+            below = best[lower - 1] if lower else None
         current = below
     return trunk[::-1]
+
+
+def _require_room(ledger: LostLedger, trunk: Sequence[Held]) -> None:
+    top = trunk[-1].entry.seq
+    # A change of keys and a recovery, after the numbers that are left free.
+    if top + MARGIN + 2 > LAST_SEQUENCE:
+        raise LedgerCorrupt(
+            f"the ledger of {ledger.dataset!r} goes up to entry {top}, and entries are numbered up "
+            f"to {LAST_SEQUENCE}, so there is no room to recover it; what this site did not write "
+            "itself must be taken away from its folder and its own witnesses first"
+        )
+
+
+def _better(one: Held, other: Held) -> Held:
+    return max(one, other, key=_preference)
 
 
 def _preference(held: Held) -> tuple[bool, int, bool, bool, str]:
@@ -168,19 +210,13 @@ class _Findings:
     def lost(self) -> list[LostRange]:
         """Return the sequence numbers that nobody holds and no earlier recovery named."""
         seqs = [each.entry.seq for each in self.trunk]
-        named = [each.entry for each in self.trunk if each.entry.kind == "recovered"]
+        named = LostNumbers(each.entry for each in self.trunk)
         gaps = [
             LostRange(first=before + 1, last=after - 1)
             for before, after in itertools.pairwise(seqs)
             if after > before + 1
         ]
-        lost = [
-            gap
-            for gap in gaps
-            if not all(
-                any(each.has_lost(seq) for each in named) for seq in range(gap.first, gap.last + 1)
-            )
-        ]
+        lost = [gap for gap in gaps if not named.has_all(gap.first, gap.last)]
         top = seqs[-1]
         return [*lost, LostRange(first=top + 1, last=top + MARGIN)] if self.is_blind else lost
 
@@ -193,22 +229,26 @@ class _Findings:
         """Return the entries of other branches that count and that no earlier recovery named."""
         on_trunk = {each.sha256 for each in self.trunk}
         named = {sha256 for each in self.trunk for sha256 in each.entry.set_aside or ()}
+        recoveries = [each.entry for each in self.trunk if each.entry.kind == "recovered"]
+        charged = [(LostNumbers([entry]), entry.charges or ()) for entry in recoveries]
         # What no witness acknowledged was never trained; a witness that is away may have.
         return [
             each
             for each in self.held
             if each.sha256 not in on_trunk | named
             and (each.is_witnessed or self.is_blind)
-            and not self._was_charged_as_lost(each.entry)
+            and not _was_charged_as_lost(each.entry, charged)
         ]
 
-    def _was_charged_as_lost(self, entry: LedgerEntry) -> bool:
-        """Say whether a recovery took an entry for lost that has turned up since."""
-        return any(
-            each.entry.has_lost(entry.seq)
-            and all(charge in (each.entry.charges or ()) for charge in charges_of(entry))
-            for each in self.trunk
-        )
+
+def _was_charged_as_lost(
+    entry: LedgerEntry, charged: Sequence[tuple[LostNumbers, Sequence[LostCharge]]]
+) -> bool:
+    """Say whether a recovery took an entry for lost that has turned up since."""
+    return any(
+        entry.seq in lost and all(charge in charges for charge in charges_of(entry))
+        for lost, charges in charged
+    )
 
 
 def _rotated(ledger: LostLedger, findings: _Findings, *, now: datetime) -> LedgerEntry | None:
@@ -251,7 +291,16 @@ def _recovered(
         time=now,
         previous_sha256=previous_sha256,
     )
-    return sign(entry, ledger.key)
+    signed = sign(entry, ledger.key)
+    if (length := len(to_bytes(signed))) > MAX_ENTRY_BYTES:
+        raise LedgerCorrupt(
+            f"the recovery of {ledger.dataset!r} would charge {len(charges)} rounds and set "
+            f"{len(aside)} entries aside in one entry of {length} bytes, and a witness takes "
+            f"{MAX_ENTRY_BYTES} at most",
+            hint="whoever has the signing key may have filled a witness: take one that is not the "
+            "site's own out of policy.toml, then recover, then change the key",
+        )
+    return signed
 
 
 def _charges(findings: _Findings, *, has_lost: bool, aside: Sequence[Held]) -> list[LostCharge]:

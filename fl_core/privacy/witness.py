@@ -26,7 +26,7 @@ from fl_core.errors import (
     WitnessUnavailable,
 )
 from fl_core.privacy.ledger import Ledger
-from fl_core.privacy.ledger_documents import MAX_ENTRY_BYTES
+from fl_core.privacy.ledger_documents import MAX_ENTRY_BYTES, LostNumbers
 from fl_core.privacy.ledger_entries import Chain, LedgerEntry
 from fl_core.privacy.ledger_keys import is_of_keys, keys_before
 
@@ -274,7 +274,7 @@ def _disagreement(
 ) -> str:
     by_seq = {entry.seq: entry for entry in entries}
     aside = {sha256 for entry in entries for sha256 in entry.set_aside or ()}
-    head = max(by_seq, default=0)
+    head, lost = max(by_seq, default=0), LostNumbers(entries)
     signers = keys_before(entries, [ledger.public_key])
     for seq in sorted(held_sequences(witness.store, prefix)):
         found = own_entry(ledger, witness, prefix=prefix, seq=seq, signers=signers)
@@ -290,7 +290,7 @@ def _disagreement(
                 f"entry {seq} is another one at witness {witness.name}, signed by this site too: "
                 "changed, or rolled back and written on"
             )
-        if not any(entry.has_lost(seq) for entry in entries):
+        if seq not in lost:
             return f"entry {seq} is missing and witness {witness.name} holds it"
     return ""
 

@@ -15,7 +15,9 @@ from pydantic import Field, StringConstraints, model_validator
 from fl_core.artifacts.documents import Document
 from fl_core.campaign.specs import Count, Name, Sha256
 
-SequenceNumber = Annotated[int, Field(ge=1, le=10**9)]
+# The last that a store's key can name.
+LAST_SEQUENCE = 10**9 - 1
+SequenceNumber = Annotated[int, Field(ge=1, le=LAST_SEQUENCE)]
 Accountant = Literal["pld", "rdp", "gdp"]
 # More is no statement about privacy, and a policy with more is refused.
 LARGEST_EPSILON = 1e6
