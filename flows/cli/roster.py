@@ -21,6 +21,8 @@ from flows.cli.output import console_err, print_json
 
 if TYPE_CHECKING:
     from fl_core.artifacts.store import ObjectStore
+    from fl_core.campaign.roster import Roster
+    from tasks.enrolment import Enrolment
     from tasks.key_change import KeyChange
 
 ReplaceOption = Annotated[
@@ -41,24 +43,26 @@ def enrol(
 ) -> None:
     """Admit a site's public keys at the coordinator, and make its work pool.
 
-    Shows the key's fingerprint and asks; compare it with the site's operator, by voice. A site that
-    a running campaign names joins with the next round.
+    Shows the key's fingerprint and what is new, and asks; compare the fingerprint with the site's
+    operator, by voice. A site that a running campaign names joins with the next round.
 
     Example: `fedloom enrol enrol.json`
     """
+    from fl_core.campaign.roster import latest_roster
     from fl_core.updates.signing import fingerprint
     from tasks.enrolment import admit, read_enrolment
 
     enrolment = read_enrolment(file)
     site, shown = enrolment.site, fingerprint(enrolment.signing_key)
-    console_err.print(f"site {site}, fingerprint {shown}", markup=False)
-    if not yes and not typer.confirm("does its operator read out the same?", err=True):
-        raise CampaignError(f"site {site!r} was not enrolled; nothing was changed")
     use_coordinator(home)
     from flows.registration import register
     from tasks.settings import open_store, read_settings
 
     store = open_store(read_settings())
+    said = what_is_new(latest_roster(store), enrolment)
+    console_err.print(f"site {site}, fingerprint {shown}: {said}", markup=False)
+    if not yes and not typer.confirm("does its operator read out the same?", err=True):
+        raise CampaignError(f"site {site!r} was not enrolled; nothing was changed")
     roster = admit(store, enrolment, is_confirmed=replace)
     register(sites=roster.names())
     console_err.print(f"{site} is in roster {roster.version}", markup=False)
@@ -72,6 +76,27 @@ def enrol(
                 "campaigns": campaigns,
             }
         )
+
+
+def what_is_new(roster: "Roster", enrolment: "Enrolment") -> str:
+    """Say what admitting an enrolment changes, so that two people know what they agree to."""
+    history = roster.history(enrolment.site)
+    if not history:
+        return "a new site"
+    known, last = roster.entry(enrolment.site), history[-1]
+    if known is None and last.revoked is not None:
+        whose = "its last key" if last.signing_key == enrolment.signing_key else "another key"
+        return f"was revoked on {last.revoked:%Y-%m-%d}, comes back with {whose}"
+    if last.signing_key != enrolment.signing_key:
+        return "ANOTHER signing key for an enrolled name; `fedloom rotate` takes a change of keys"
+    changed = [
+        what
+        for what, field in (("certificate", "certificate"), ("declared size", "declared_examples"))
+        if getattr(last, field) != getattr(enrolment, field)
+    ]
+    if not changed:
+        return "enrolled with exactly this already"
+    return f"new {' and '.join(changed)} for an enrolled key"
 
 
 def tell_campaigns(store: "ObjectStore", site: str) -> list[str]:
