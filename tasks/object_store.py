@@ -102,6 +102,22 @@ class S3Store:
         self._require_checksum(key, data, answer)
         return data
 
+    def size(self, key: str) -> int:
+        """Return the object's length in bytes.
+
+        Raises:
+            ObjectMissing: No object under ``key``.
+            StoreUnavailable: No answer, wrong credentials, no bucket.
+        """
+        with self._reporting("read", key):
+            try:
+                answer = self.client.head_object(Bucket=self.bucket, Key=self._name(key))
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    raise ObjectMissing(f"no object under {key!r} in {self.bucket!r}") from error
+                raise
+        return int(answer["ContentLength"])
+
     def put_once(self, key: str, data: bytes) -> bool:
         """Write the object unless one exists.
 

@@ -82,6 +82,14 @@ class LocalStore:
             self._settle_read(key, path.parent)
         return data
 
+    def size(self, key: str) -> int:
+        """Return the object's length in bytes, or raise ObjectMissing."""
+        path = self._root / require_key(key)
+        with _reporting("read", path):
+            if not path.is_file():
+                raise ObjectMissing(f"no object under {key!r} in {self._root}")
+            return path.stat().st_size
+
     def put_once(self, key: str, data: bytes) -> bool:
         """Write the object unless one exists; it is on the disk when this returns.
 

@@ -26,6 +26,10 @@ class MemoryStore:
         require_length(key, len(data), max_bytes)
         return data
 
+    def size(self, key: str) -> int:
+        """Return the object's length in bytes, or raise ObjectMissing."""
+        return len(self.get(key))
+
     def put_once(self, key: str, data: bytes) -> bool:
         """Write unless an object exists; say whether this call wrote it."""
         require_key(key)

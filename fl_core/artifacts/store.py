@@ -5,7 +5,7 @@ replaced, so whoever reads a key reads what everybody else reads. Deletion belon
 save for the raw updates of central ClientDp, which may not outlive their round.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fl_core.errors import ObjectCorrupt, ObjectMissing
 
@@ -47,6 +47,19 @@ class ObjectStore(Protocol):
 
         Raises:
             StoreUnavailable: The store does not answer, or does not let this be removed.
+        """
+
+
+@runtime_checkable
+class SizedStore(ObjectStore, Protocol):
+    """A store that says how long an object is, so that room is made before it is read."""
+
+    def size(self, key: str) -> int:
+        """Return the object's length in bytes.
+
+        Raises:
+            ObjectMissing: No object under ``key``.
+            StoreUnavailable: The store does not answer.
         """
 
 

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fl_core.artifacts.store import ObjectStore
+from fl_core.artifacts.store import SizedStore
 from fl_core.errors import StoreError
 from flows.gateway.bodies import Bodies
 from flows.gateway.hello_door import HelloDoor
@@ -61,7 +61,7 @@ class Gateway:
         limits: What is granted.
     """
 
-    store: ObjectStore
+    store: SizedStore
     prefect: PrefectAccess
     identifier: Identifier
     roster: RosterWatch
@@ -82,7 +82,6 @@ def make_app(gateway: Gateway) -> Starlette:
             bodies=bodies,
             copies=Buckets(limits.copies),
             wide=Buckets(limits.listings),
-            limits=limits,
         )
     )
     hellos = HelloDoor(gateway.store, bodies, Buckets(limits.hellos))

@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -20,6 +21,8 @@ from tasks.request_token import BODY_SHA256
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 256 << 10
+
+log = logging.getLogger(__name__)
 
 
 def announced(request: Request, *, max_bytes: int) -> int:
@@ -43,7 +46,7 @@ class Bodies:
     """Read bodies, all of them inside one bound of memory."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self.room = Room(limits.body_bytes, patience_s=limits.body_wait_s)
 
     @contextlib.asynccontextmanager
@@ -55,12 +58,12 @@ class Bodies:
                 hash says; 503, no room in memory.
         """
         length = announced(request, max_bytes=max_bytes)
-        async with self.room.hold(length):
+        async with self.room.hold(length, site=request.state.site):
             yield await self._whole(request, length)
 
     async def _whole(self, request: Request, length: int) -> bytes:
         digest, kept = hashlib.sha256(), io.BytesIO()
-        seconds = self._limits.body_s + length / self._limits.body_bytes_per_s
+        seconds = self.limits.body_seconds(length)
         try:
             async with asyncio.timeout(seconds):
                 async for chunk in request.stream():
@@ -83,29 +86,50 @@ class ObjectAnswer:
     """An object as the answer, sent in pieces to whoever takes them at some speed.
 
     Args:
-        data: The object.
-        sha256: Its hash.
-        bodies: Holds the object's memory until it is sent.
-        limits: How slow is too slow.
+        read: Reads the object and its hash, once there is room for it.
+        n_bytes: How long it is.
+        site: Whose share of the room it takes until it is sent.
+        bodies: The room, and how slow is too slow.
     """
 
-    def __init__(self, data: bytes, *, sha256: str, bodies: Bodies, limits: Limits) -> None:
-        self._data = data
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[tuple[bytes, str]]],
+        *,
+        n_bytes: int,
+        site: str,
+        bodies: Bodies,
+    ) -> None:
+        self._read = read
+        self._n_bytes = n_bytes
+        self._site = site
         self._bodies = bodies
-        self._limits = limits
-        self._headers = [
-            (b"content-type", b"application/octet-stream"),
-            (b"content-length", str(len(data)).encode()),
-            (BODY_SHA256.encode(), sha256.encode()),
-        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send status, headers and the pieces."""
+        """Send status, headers and the pieces.
+
+        Raises:
+            HTTPException: 503, no room in memory; nothing was sent yet.
+        """
         del scope, receive
-        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
-        seconds = self._limits.body_s + len(self._data) / self._limits.body_bytes_per_s
-        async with self._bodies.room.hold(len(self._data)), asyncio.timeout(seconds):
-            for start in range(0, len(self._data), _CHUNK):
-                piece = self._data[start : start + _CHUNK]
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        async with self._bodies.room.hold(self._n_bytes, site=self._site):
+            data, sha256 = await self._read()
+            try:
+                async with asyncio.timeout(self._bodies.limits.body_seconds(len(data))):
+                    await _send_pieces(data, sha256, send)
+            except TimeoutError:
+                # The server closes a connection whose answer was not ended.
+                log.warning("object taken too slowly site=%s n_bytes=%d", self._site, len(data))
+
+
+async def _send_pieces(data: bytes, sha256: str, send: Send) -> None:
+    headers = [
+        (b"content-type", b"application/octet-stream"),
+        (b"content-length", str(len(data)).encode()),
+        (BODY_SHA256.encode(), sha256.encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for start in range(0, len(data), _CHUNK):
+        piece = data[start : start + _CHUNK]
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

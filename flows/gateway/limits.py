@@ -21,6 +21,9 @@ MAX_API_BYTES = 1 << 20
 """Longest request for Prefect."""
 
 _MAX_NAMES = 4096
+_SMALL_BYTES = 64 << 10
+_SHARE = 4
+_KEPT_PART = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Limits:
         body_wait_s: How long an upload waits for room in memory.
         body_s: Seconds that a body of no length may take.
         body_bytes_per_s: Slowest upload and download that is waited for.
+        longest_s: Seconds that no body may exceed, however long it is.
         drained_bytes: Longest body that is read and dropped so that a refusal arrives.
     """
 
@@ -64,7 +68,12 @@ class Limits:
     body_wait_s: float = 60
     body_s: float = 30
     body_bytes_per_s: float = 16 << 10
+    longest_s: float = 1800
     drained_bytes: int = 8 << 20
+
+    def body_seconds(self, n_bytes: int) -> float:
+        """Return how long a body of ``n_bytes`` may take on its way."""
+        return min(self.body_s + n_bytes / self.body_bytes_per_s, self.longest_s)
 
 
 def too_many(what: str, *, after_s: float) -> HTTPException:
@@ -143,7 +152,10 @@ class AtOnce:
 
 
 class Room:
-    """Bytes of memory that bodies may take together.
+    """Bytes of memory that bodies may take together, and of that what one site may.
+
+    A site has a quarter of it, and one body that is longer only while it holds no other. A part is
+    kept for small bodies, so that polls and documents of all sites go on while payloads wait.
 
     Args:
         size: Bytes in all; a body that is longer waits until it is alone.
@@ -154,27 +166,39 @@ class Room:
         self._size = size
         self._patience_s = patience_s
         self._free = size
+        self._held: dict[str, int] = {}
         self._changed = asyncio.Condition()
 
     @contextlib.asynccontextmanager
-    async def hold(self, n_bytes: int) -> AsyncIterator[None]:
+    async def hold(self, n_bytes: int, *, site: str) -> AsyncIterator[None]:
         """Hold room for a body of ``n_bytes``.
 
         Raises:
             HTTPException: 503, there was no room in time.
         """
-        taken = min(n_bytes, self._size)
+        kept = 0 if n_bytes <= _SMALL_BYTES else self._size // _KEPT_PART
+        taken = min(n_bytes, self._size - kept)
         try:
             async with asyncio.timeout(self._patience_s), self._changed:
-                await self._changed.wait_for(lambda: self._free >= taken)
+                await self._changed.wait_for(
+                    lambda: self._free - kept >= taken and self._is_in_share(site, taken)
+                )
                 self._free -= taken
+                self._held[site] = self._held.get(site, 0) + taken
         except TimeoutError:
             raise HTTPException(
-                503, "too many uploads at one time; try again", {"Retry-After": "5"}
+                503, "too many large bodies at one time; try again", {"Retry-After": "5"}
             ) from None
         try:
             yield
         finally:
             async with self._changed:
                 self._free += taken
+                self._held[site] -= taken
+                if not self._held[site]:
+                    del self._held[site]
                 self._changed.notify_all()
+
+    def _is_in_share(self, site: str, taken: int) -> bool:
+        held = self._held.get(site, 0)
+        return not held or held + taken <= self._size // _SHARE

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from fl_core.artifacts.store import ObjectStore
+from fl_core.artifacts.store import ObjectStore, SizedStore
 from fl_core.errors import CampaignError, ServerFailed
 from flows.gateway.app import Gateway, make_app
 from flows.gateway.connections import KEEP_ALIVE_S, protocol_of, server_context, trust
@@ -35,6 +35,7 @@ NONCES = "nonces"
 MAX_CONNECTIONS = 2000
 _MAX_HEADER_BYTES = 16 << 10
 _STOP_S = 1
+_OWN_CGROUP = Path("/proc/self/cgroup")
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,11 @@ def serve(
     """
     invite = read_invite(listening.folder / INVITE)
     _require_safe(listening)
+    if not isinstance(store, SizedStore):
+        raise CampaignError(
+            f"the gateway is given a {type(store).__name__}, expected the campaigns' own store; "
+            "name a bucket or a folder in FEDLOOM_STORE"
+        )
     record = Record(listening.folder)
     context = None if listening.behind_proxy else _context(listening.folder, record)
 
@@ -180,7 +186,33 @@ def port_of(url: str) -> int:
 def _room() -> int:
     """Return how many bytes of bodies are held: a gigabyte, or a quarter of the memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(Limits().body_bytes, memory // 4)
+    return min(Limits().body_bytes, memory // 4, *(each // 4 for each in memory_limits()))
+
+
+def memory_limits(root: Path = Path("/sys/fs/cgroup"), own: Path = _OWN_CGROUP) -> list[int]:
+    """Return the limits in bytes that control groups set to this process; none where none do.
+
+    Args:
+        root: Where the groups are mounted; in a container its own group is the root.
+        own: File that names the groups of this process.
+    """
+    inner = [line.split(":", 2)[-1].strip("/") for line in _text(own).splitlines()]
+    found = [
+        _text(folder / name)
+        for at in ("", *inner)
+        for folder, name in (
+            (root / at, "memory.max"),
+            (root / "memory" / at, "memory.limit_in_bytes"),
+        )
+    ]
+    return [int(text) for text in found if text.isdigit()]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def _allow_connections() -> None:

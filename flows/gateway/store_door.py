@@ -19,10 +19,10 @@ from starlette.responses import JSONResponse, Response
 
 from fl_core.artifacts.documents import sha256_hex
 from fl_core.artifacts.site_keys import Kind, is_readable, round_of_update, writable_kind
-from fl_core.artifacts.store import ObjectStore, exists, require_key, require_prefix
+from fl_core.artifacts.store import SizedStore, exists, require_key, require_prefix
 from fl_core.errors import ObjectCorrupt, ObjectMissing, RoundClosed, StoreError
 from flows.gateway.bodies import Bodies, ObjectAnswer, announced
-from flows.gateway.limits import MAX_DOCUMENT_BYTES, Buckets, Limits
+from flows.gateway.limits import MAX_DOCUMENT_BYTES, Buckets
 from flows.gateway.open_rounds import OpenRounds
 from flows.gateway.waiting import Watcher
 
@@ -50,16 +50,14 @@ class StoreParts:
         bodies: Reads bodies.
         copies: How many copies each site may write.
         wide: How often each site may list all campaigns.
-        limits: What the gateway grants.
     """
 
-    store: ObjectStore
+    store: SizedStore
     rounds: OpenRounds
     watcher: Watcher
     bodies: Bodies
     copies: Buckets
     wide: Buckets
-    limits: Limits
 
 
 class StoreDoor:
@@ -73,14 +71,26 @@ class StoreDoor:
         """Answer with an object that the site may read."""
         key = _key(request)
         await self._require_readable([key], site=request.state.site)
-        async with self._reads:
-            try:
-                data = await _asked(self._parts.store.get, key)
-            except ObjectMissing:
-                raise HTTPException(404, "there is no object under this key") from None
+        n_bytes = await self._found(self._parts.store.size, key)
+
+        async def read() -> tuple[bytes, str]:
+            async with self._reads:
+                found: tuple[bytes, str] = await self._found(self._hashed, key, n_bytes)
+                return found
+
         return ObjectAnswer(
-            data, sha256=sha256_hex(data), bodies=self._parts.bodies, limits=self._parts.limits
+            read, n_bytes=n_bytes, site=request.state.site, bodies=self._parts.bodies
         )
+
+    def _hashed(self, key: str, n_bytes: int) -> tuple[bytes, str]:
+        data = self._parts.store.get(key, max_bytes=n_bytes)
+        return data, sha256_hex(data)
+
+    async def _found(self, ask: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return await _asked(ask, *arguments)
+        except ObjectMissing:
+            raise HTTPException(404, "there is no object under this key") from None
 
     async def put(self, request: Request) -> Response:
         """Write an object of the site's own, once."""

@@ -17,7 +17,7 @@ import pytest
 
 from fl_core.artifacts.local import LocalStore
 from fl_core.artifacts.memory import MemoryStore
-from fl_core.artifacts.store import TOMBSTONE, bury, exists, is_buried
+from fl_core.artifacts.store import TOMBSTONE, SizedStore, bury, exists, is_buried
 from fl_core.errors import ObjectCorrupt, ObjectMissing, StoreUnavailable
 from tasks.object_store import PROBE_KEY, connect, ensure_bucket, require_write_once
 
@@ -47,6 +47,17 @@ def test_object_comes_back_as_it_was_written_also_to_another_process(store, open
 
     assert store.get("campaigns/a/campaign.json") == b"{}"
     assert open_store().get("campaigns/a/campaign.json") == b"{}"
+
+
+def test_length_of_an_object_is_known_before_it_is_read(store):
+    store.put_once("objects/a", bytes(1000))
+    store.put_once("objects/empty", b"")
+
+    assert isinstance(store, SizedStore)
+    assert [store.size("objects/a"), store.size("objects/empty")] == [1000, 0]
+    for absent in ("objects/b", "objects"):
+        with pytest.raises(ObjectMissing):
+            store.size(absent)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ import asyncio
 import pytest
 from starlette.exceptions import HTTPException
 
-from flows.gateway.limits import AtOnce, Buckets, Rate, Room
+from flows.gateway.bodies import Bodies, ObjectAnswer
+from flows.gateway.limits import AtOnce, Buckets, Limits, Rate, Room
+from flows.gateway.server import memory_limits
 
 
 class Clock:
@@ -87,7 +89,7 @@ def test_body_waits_for_room_and_gets_it_when_another_is_gone():
         room, order = Room(10, patience_s=60), []
 
         async def hold(name: str, size: int, gate: asyncio.Event) -> None:
-            async with room.hold(size):
+            async with room.hold(size, site=name):
                 order.append(name)
                 await gate.wait()
 
@@ -110,10 +112,101 @@ def test_body_waits_for_room_and_gets_it_when_another_is_gone():
 def test_body_that_finds_no_room_in_time_is_told_to_come_again():
     async def crowded() -> None:
         room = Room(10, patience_s=0)
-        async with room.hold(10), room.hold(1):
+        async with room.hold(10, site="north"), room.hold(1, site="south"):
             pass
 
     with pytest.raises(HTTPException) as refused:
         asyncio.run(crowded())
 
     assert refused.value.status_code == 503
+
+
+async def is_admitted(room: Room, n_bytes: int, *, site: str) -> bool:
+    try:
+        async with room.hold(n_bytes, site=site):
+            return True
+    except HTTPException:
+        return False
+
+
+def test_site_that_holds_its_quarter_leaves_the_rest_to_others():
+    async def crowded() -> list[bool]:
+        room = Room(64 << 20, patience_s=0)
+        async with room.hold(10 << 20, site="north"):
+            # A quarter is 16 MiB.
+            return [
+                await is_admitted(room, 7 << 20, site="north"),
+                await is_admitted(room, 6 << 20, site="north"),
+                await is_admitted(room, 48 << 20, site="south"),
+            ]
+
+    assert asyncio.run(crowded()) == [False, True, True]
+
+
+def test_payload_longer_than_a_quarter_is_taken_while_its_site_holds_nothing_else():
+    async def large() -> list[bool]:
+        room = Room(64 << 20, patience_s=0)
+        alone = await is_admitted(room, 40 << 20, site="north")
+        async with room.hold(1, site="north"):
+            return [alone, await is_admitted(room, 40 << 20, site="north")]
+
+    assert asyncio.run(large()) == [True, False]
+
+
+def test_polls_go_on_while_large_bodies_have_all_the_room_that_they_may():
+    async def full() -> list[bool]:
+        room = Room(64 << 20, patience_s=0)
+        async with room.hold(1 << 40, site="north"):
+            return [
+                await is_admitted(room, 1 << 20, site="south"),
+                await is_admitted(room, 64 << 10, site="south"),
+            ]
+
+    assert asyncio.run(full()) == [False, True]
+
+
+def test_no_body_may_take_longer_than_the_longest_however_long_it_is():
+    # 30 s and a second for each 16 KiB would be 10,270 s.
+    assert Limits().body_seconds(160 << 20) == 1800
+    assert Limits().body_seconds(160 << 10) == 40
+
+
+def test_object_is_read_once_there_is_room_for_it_and_not_before():
+    reads, sent = [], []
+
+    async def read() -> tuple[bytes, str]:
+        reads.append("read")
+        return b"x" * 100, "0" * 64
+
+    async def send(message) -> None:
+        sent.append(message["type"])
+
+    async def crowded() -> None:
+        bodies = Bodies(Limits(body_bytes=200, body_wait_s=0))
+        answer = ObjectAnswer(read, n_bytes=100, site="north", bodies=bodies)
+        async with bodies.room.hold(150, site="south"):
+            with pytest.raises(HTTPException):
+                await answer({}, None, send)
+        assert (reads, sent) == ([], [])
+        await answer({}, None, send)
+
+    asyncio.run(crowded())
+
+    assert reads == ["read"]
+    assert sent == ["http.response.start", "http.response.body", "http.response.body"]
+
+
+def test_memory_limit_of_a_container_counts(tmp_path):
+    own = tmp_path / "cgroup"
+    own.write_text("0::/system.slice/fedloom.service\n")
+    groups = tmp_path / "groups"
+    inner = groups / "system.slice" / "fedloom.service"
+    inner.mkdir(parents=True)
+
+    assert memory_limits(groups, own) == []
+    (inner / "memory.max").write_text("2147483648\n")
+    (groups / "memory.max").write_text("max\n")
+    assert memory_limits(groups, own) == [2147483648]
+    (groups / "memory").mkdir()
+    (groups / "memory" / "memory.limit_in_bytes").write_text("1073741824\n")
+    assert memory_limits(groups, own) == [1073741824, 2147483648]
