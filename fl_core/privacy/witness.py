@@ -11,7 +11,7 @@ old key counts after a change of keys too: a folder from before the change may h
 
 import bisect
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fl_core.artifacts import keys
@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 LEAST_WITNESSES = 2
 # A witness that is new or was away for long catches up over several rounds and counts after that.
 MAX_PUSHED = 256
+# At the coordinator so much of what no key of the ledger signed is looked at above its end, from
+# below and from above: whoever can write there must not make every round longer. A witness of the
+# site's own, which alone must acknowledge, is looked at whole.
+MAX_USELESS = 64
 BEHIND = (
     "a witness that answers lacks more than it takes at once, or holds something else there; where "
     "this is an older folder, whose key was replaced as lost, put the newest key.pem back"
@@ -254,9 +258,8 @@ def _require_nothing_unknown(
     above: Sequence[int],
 ) -> None:
     aside = chain.set_aside()
-    for seq in above:
-        found = own_entry(ledger, witness, prefix=prefix, seq=seq, signers=chain.signers)
-        if found is None or document_sha256(found) in aside:
+    for found in _own_above(ledger, witness, above, prefix=prefix, signers=chain.signers):
+        if document_sha256(found) in aside:
             continue
         # Another process of this site may have written since the ledger was read.
         if found in ledger.entries():
@@ -264,9 +267,33 @@ def _require_nothing_unknown(
         head, _ = ledger.head()
         raise LedgerCorrupt(
             f"ledger {ledger.dataset!r} ends at entry {head}, and witness {witness.name} holds "
-            f"entry {seq} signed by this site; the ledger was rolled back or cut off",
+            f"entry {found.seq} signed by this site; the ledger was rolled back or cut off",
             hint=RECOVER,
         )
+
+
+def _own_above(
+    ledger: Ledger,
+    witness: WitnessedStore,
+    above: Sequence[int],
+    *,
+    prefix: str,
+    signers: Collection[str],
+) -> Iterator[LedgerEntry]:
+    """Yield what a witness holds of a ledger above its end, however much else stands there."""
+    for places in (above, above[::-1]):
+        useless = 0
+        for seq in places:
+            found = own_entry(ledger, witness, prefix=prefix, seq=seq, signers=signers)
+            if found is not None:
+                yield found
+            elif not witness.is_own and (useless := useless + 1) == MAX_USELESS:
+                break
+        else:
+            return
+    log.warning(
+        "witness holds what this site never signed name=%s entries=%d", witness.name, len(above)
+    )
 
 
 def _disagreement(
@@ -276,15 +303,12 @@ def _disagreement(
     aside = {sha256 for entry in entries for sha256 in entry.set_aside or ()}
     head, lost = max(by_seq, default=0), LostNumbers(entries)
     signers = keys_before(entries, [ledger.public_key])
-    for seq in sorted(held_sequences(witness.store, prefix)):
+    held = sorted(held_sequences(witness.store, prefix))
+    above = [seq for seq in held if seq > head]
+    for seq in held[: len(held) - len(above)]:
         found = own_entry(ledger, witness, prefix=prefix, seq=seq, signers=signers)
         if found is None or found == by_seq.get(seq) or document_sha256(found) in aside:
             continue
-        if seq > head:
-            return (
-                f"the ledger ends at entry {head} and witness {witness.name} holds entry {seq}, "
-                "signed by this site: cut off or rolled back"
-            )
         if seq in by_seq:
             return (
                 f"entry {seq} is another one at witness {witness.name}, signed by this site too: "
@@ -292,6 +316,12 @@ def _disagreement(
             )
         if seq not in lost:
             return f"entry {seq} is missing and witness {witness.name} holds it"
+    for found in _own_above(ledger, witness, above, prefix=prefix, signers=signers):
+        if document_sha256(found) not in aside:
+            return (
+                f"the ledger ends at entry {head} and witness {witness.name} holds entry "
+                f"{found.seq}, signed by this site: cut off or rolled back"
+            )
     return ""
 
 

@@ -11,6 +11,7 @@ from fl_core.privacy.events import dpsgd_event
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.witness import (
     MAX_PUSHED,
+    MAX_USELESS,
     WitnessedStore,
     ask_witnesses,
     publish,
@@ -181,6 +182,51 @@ def test_entry_that_another_process_wrote_meanwhile_is_no_rollback():
             return witness.get(key, max_bytes=max_bytes)
 
     assert publish(ledger, [own(Between())], owner="north") == ("disk",)
+
+
+def with_garbage_above(first, last):
+    store = CountingStore()
+    for seq in range(first, last + 1):
+        store.put_once(keys.witnessed_entry(PREFIX, seq), b"x")
+    store.calls = 0
+    return store
+
+
+def test_garbage_above_the_end_costs_a_round_the_same_however_much_it_is():
+    calls, asked = [], []
+    for last in (500, 5000):
+        ledger, full, disk = new_ledger(), with_garbage_above(2, last), MemoryStore()
+
+        publish(ledger, [foreign(full), own(disk)], owner="north")
+        calls.append(full.calls)
+        full.calls = 0
+        (verdict,) = ask_witnesses(ledger, ledger.entries(), [foreign(full)], owner="north")
+        asked.append(full.calls)
+
+        assert verdict.complaint == ""
+    # A listing, both ends of what is above, the genesis: written, or looked for and compared.
+    assert calls == [1 + 2 * MAX_USELESS + 1] * 2
+    assert asked == [1 + 2 * MAX_USELESS + 1] * 2
+
+
+@pytest.mark.parametrize("seq", [2, 5001])
+def test_entry_at_either_end_of_garbage_shows_a_rollback_at_the_coordinator(seq):
+    ledger, full = new_ledger(), with_garbage_above(3, 5000)
+    longer = charge(ledger, 1).model_copy(update={"seq": seq})
+    full.put_once(keys.witnessed_entry(PREFIX, seq), to_bytes(sign(longer, KEY)))
+
+    with pytest.raises(LedgerCorrupt, match=f"holds entry {seq} signed by this site"):
+        publish(new_ledger(), [foreign(full), own(MemoryStore())], owner="north")
+
+
+def test_witness_of_the_sites_own_is_looked_at_whole_whatever_stands_there():
+    ledger, disk = new_ledger(), with_garbage_above(2, 400)
+    longer = charge(ledger, 1).model_copy(update={"seq": 200})
+    disk.discard(keys.witnessed_entry(PREFIX, 200))
+    disk.put_once(keys.witnessed_entry(PREFIX, 200), to_bytes(sign(longer, KEY)))
+
+    with pytest.raises(LedgerCorrupt, match="holds entry 200 signed by this site"):
+        publish(new_ledger(), [own(disk)], owner="north")
 
 
 @pytest.mark.parametrize(
