@@ -9,26 +9,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 
 import anyio
 import anyio.to_thread
-import httpx
 
-from fl_core.artifacts.documents import from_bytes, to_bytes
-from fl_core.errors import ObjectCorrupt, ServerFailed, StoreUnavailable
+from fl_core.errors import ServerFailed, StoreUnavailable
 from flows.egress import Egress
 from flows.patience import wait_after
 from tasks.gateway_access import SiteDoor
-from tasks.gateway_client import (
-    MAX_ANSWER_BYTES,
-    PROCESS,
-    body_of,
-    detail_of,
-    refusal,
-    shared_client,
-)
-from tasks.hello import Welcome, own_hello
+from tasks.gateway_client import PROCESS
+from tasks.greeting import say_hello
+from tasks.hello import Welcome
 from tasks.outgoing import OutgoingLog
 
 log = logging.getLogger(__name__)
@@ -110,29 +101,6 @@ def open_way_out(door: SiteDoor, *, pool: str) -> Iterator[WayOut]:
         # Prefect logs addresses of its pages; without this they would show the egress' secret.
         os.environ["PREFECT_UI_URL"] = door.access.url
         yield WayOut(door, egress, record)
-
-
-def say_hello(door: SiteDoor) -> Welcome:
-    """Tell the gateway which versions run here, and return what it says to them.
-
-    Raises:
-        StoreUnavailable: No answer, or this site is not known there.
-    """
-    body = to_bytes(own_hello(door.site))
-
-    def read(response: httpx.Response) -> Welcome:
-        if response.status_code not in {HTTPStatus.OK, HTTPStatus.CONFLICT}:
-            raise refusal(door, response.status_code, detail_of(response), what="say hello")
-        try:
-            said = body_of(response, max_bytes=MAX_ANSWER_BYTES)
-            return from_bytes(Welcome, said, what="the gateway's welcome")
-        except ObjectCorrupt as error:
-            raise StoreUnavailable(
-                f"{door.access.url} does not answer like a gateway, expected a welcome; check the "
-                "url and what stands in between"
-            ) from error
-
-    return shared_client(door).request("POST", "/hello", body=body, read=read)
 
 
 def require_welcome(welcome: Welcome) -> None:

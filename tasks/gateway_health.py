@@ -6,6 +6,7 @@ made to be refused or answered as the store's doors promise: a document that all
 and one of another site. Every request stands in the site's record of what left.
 """
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -13,20 +14,21 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from fl_core.artifacts.documents import from_bytes, to_bytes
 from fl_core.errors import ObjectCorrupt
 from tasks.checks import Check, called
 from tasks.gateway_access import SiteDoor
 from tasks.gateway_client import (
     ALLOWED_SKEW_S,
+    MAX_ANSWER_BYTES,
     GatewayClient,
+    body_of,
     detail_of,
     refusal,
     seconds_behind,
     shared_client,
     skew_text,
 )
-from tasks.hello import Welcome, own_hello
+from tasks.greeting import say_hello
 from tasks.tls_health import tls_checks
 
 SKEW_TO_SEE_S = 5.0
@@ -68,7 +70,6 @@ class _Health:
 
     def _read(self, response: httpx.Response) -> str:
         behind_s = seconds_behind(response, now=datetime.now(UTC))
-        response.read()
         if response.status_code != HTTPStatus.OK:
             raise refusal(
                 self._client.door, response.status_code, detail_of(response), what="say how it is"
@@ -76,8 +77,8 @@ class _Health:
         if behind_s is not None:
             self.clock = _clock(behind_s)
         try:
-            version = response.json()["fedloom"]
-        except (ValueError, KeyError, TypeError):
+            version = json.loads(body_of(response, max_bytes=MAX_ANSWER_BYTES))["fedloom"]
+        except (ObjectCorrupt, ValueError, KeyError, TypeError):
             raise ObjectCorrupt(
                 f"{self._client.door.access.url} does not answer like a gateway; check the url and "
                 "what stands in between"
@@ -95,21 +96,13 @@ def _clock(behind_s: float) -> Check:
 
 
 def _hello(client: GatewayClient) -> str:
-    """Say hello as the worker does, and be told whether site and versions fit."""
-    body = to_bytes(own_hello(client.door.site))
-
-    def read(response: httpx.Response) -> str:
-        data = response.read()
-        if response.status_code not in {HTTPStatus.OK, HTTPStatus.CONFLICT}:
-            raise refusal(client.door, response.status_code, detail_of(response), what="say hello")
-        said = from_bytes(Welcome, data, what="the gateway's welcome")
-        if said.complaints:
-            raise refusal(
-                client.door, HTTPStatus.CONFLICT, "; ".join(said.complaints), what="work with it"
-            )
-        return f"known as {client.door.site}, fits fedloom {said.fedloom}"
-
-    return client.request("POST", "/hello", body=body, read=read)
+    """Be told whether site and versions fit, without taking the worker's word from it."""
+    said = say_hello(client.door, is_check=True)
+    if said.complaints:
+        raise refusal(
+            client.door, HTTPStatus.CONFLICT, "; ".join(said.complaints), what="work with it"
+        )
+    return f"known as {client.door.site}, fits fedloom {said.fedloom}"
 
 
 def _public_key(client: GatewayClient) -> str:
@@ -117,10 +110,10 @@ def _public_key(client: GatewayClient) -> str:
     query = urlencode({"prefix": "rosters/"})
 
     def read(response: httpx.Response) -> str:
-        response.read()
         if response.status_code != HTTPStatus.OK:
             raise refusal(client.door, response.status_code, detail_of(response), what="list")
-        return f"reads {len(response.json())} rosters"
+        found = json.loads(body_of(response, max_bytes=MAX_ANSWER_BYTES))
+        return f"reads {len(found)} rosters"
 
     return client.request("GET", f"/store/keys?{query}", read=read)
 
@@ -131,7 +124,6 @@ def _foreign_key(client: GatewayClient) -> str:
     key = f"campaigns/doctor/rounds/0001/updates/{other}/manifest.json"
 
     def read(response: httpx.Response) -> str:
-        response.read()
         if response.status_code == HTTPStatus.FORBIDDEN:
             return "refuses what another site sends, as it should"
         raise ObjectCorrupt(

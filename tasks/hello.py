@@ -19,6 +19,13 @@ from fl_core.campaign.specs import Name
 PROTOCOL = 1
 """Number of the documents and of the gateway's paths; another one cannot be talked to."""
 
+HELLO = "/hello"
+"""Where a site's worker says its hello."""
+
+CHECK = "check"
+HELLO_CHECK = f"{HELLO}?{CHECK}=1"
+"""Where a hello is answered and not kept."""
+
 LIBRARIES = ("torch", "transformers", "peft")
 Words = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9.+!_-]*$")]
 

@@ -17,7 +17,7 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.errors import ObjectCorrupt, StoreError
 from flows.gateway.bodies import Bodies
 from flows.gateway.limits import Buckets
-from tasks.hello import Hello, welcome
+from tasks.hello import CHECK, Hello, welcome
 from tasks.said_hellos import MAX_HELLO_BYTES, keep_hello, latest_hello
 
 _SILENT = "the site has not said hello yet; start its worker again"
@@ -39,7 +39,10 @@ class HelloDoor:
         self._last: dict[str, Hello] = {}
 
     async def hear(self, request: Request) -> Response:
-        """Answer a hello with the complaints about it: 200 with none, 409 with some."""
+        """Answer a hello with the complaints about it: 200 with none, 409 with some.
+
+        With ``?check=1`` what the site said before stands: its doctor asks, not its worker.
+        """
         async with self._bodies.read(request, max_bytes=MAX_HELLO_BYTES // 2) as body:
             try:
                 hello = from_bytes(Hello, body, what="the hello")
@@ -47,10 +50,8 @@ class HelloDoor:
                 raise HTTPException(422, str(error)) from None
         if hello.site != request.state.site:
             raise HTTPException(403, "the hello is of another site")
-        if self._last.get(hello.site) != hello:
-            self._counts.require(hello.site, "hellos")
-            await self._keep(hello)
-        self._last[hello.site] = hello
+        if CHECK not in request.query_params:
+            await self._take(hello)
         said = welcome(hello)
         status = 409 if said.complaints else 200
         return Response(to_bytes(said), status, media_type="application/json")
@@ -66,6 +67,12 @@ class HelloDoor:
                 return (_SILENT,)
             self._last[site] = said.hello
         return welcome(self._last[site]).complaints
+
+    async def _take(self, hello: Hello) -> None:
+        if self._last.get(hello.site) != hello:
+            self._counts.require(hello.site, "hellos")
+            await self._keep(hello)
+        self._last[hello.site] = hello
 
     async def _keep(self, hello: Hello) -> None:
         now = datetime.now(UTC)

@@ -170,7 +170,7 @@ def test_site_without_work_rests_and_serves_the_next_session(stack, gateway, tmp
     worker = start_worker(door, code=_START.replace("    from flows.site_w", soon))
     try:
         wait_for(lambda: worker.says("the warm process rests"), what="the rest")
-        assert children(worker.process.pid) == []
+        wait_for(lambda: not children(worker.process.pid), what="the end of the warm process")
         parameters = {"act": "step", "path": str(tmp_path / "left"), "row": "x"}
         run = stack.create_run("site-resting", SESSION, parameters)
         assert stack.final_state(run)[0] == "COMPLETED"
@@ -353,9 +353,9 @@ def test_worker_whose_versions_do_not_fit_ends_readably_before_anything_else(gat
     gateway.enrol(door)
     aged = _START.replace(
         "with open_way_out",
-        "import tasks.hello, flows.way_out\n"
-        "real = flows.way_out.own_hello\n"
-        "flows.way_out.own_hello = lambda site: real(site).model_copy("
+        "import tasks.greeting\n"
+        "real = tasks.greeting.own_hello\n"
+        "tasks.greeting.own_hello = lambda site: real(site).model_copy("
         "update={'versions': dict(real(site).versions, peft='0.1.0')})\n"
         "with open_way_out",
     )

@@ -15,7 +15,7 @@ from prefect.types._datetime import now as prefect_now
 from fl_core.artifacts.documents import to_bytes
 from flows.gateway.prefect_door import SESSION_FLOW, pool_of
 from flows.registration import SITE_SESSION, site_pool
-from tasks.hello import own_hello
+from tasks.hello import HELLO_CHECK, own_hello
 
 CLOSED = {"detail": "this is not for this site"}
 
@@ -69,6 +69,21 @@ def test_site_of_other_versions_is_told_so_and_gets_no_session(gateway, north, r
     assert polled.json()["complaints"] == heard.json()["complaints"]
     assert (welcome.status_code, again.status_code) == (200, 200)
     assert len(gateway.store.list("hellos/north/")) == 2
+
+
+def test_hello_of_a_doctor_is_answered_and_the_workers_own_stands(gateway, north, runs):
+    gateway.say_hello("north")
+    kept = gateway.store.list("hellos/north/")
+    old = own_hello("north").model_copy(update={"versions": {"fedloom": "0.0.2"}})
+    body = to_bytes(old)
+
+    heard = north.post(HELLO_CHECK, content=body, headers=hashed(body))
+    polled = send(north, "POST", "/work_pools/site-north/get_scheduled_flow_runs", {})
+
+    assert heard.status_code == 409
+    assert "fedloom 0.0.2" in heard.json()["complaints"][0]
+    assert polled.status_code == 200
+    assert gateway.store.list("hellos/north/") == kept
 
 
 def test_hello_in_the_name_of_another_site_is_refused(gateway, north):

@@ -11,10 +11,11 @@ import threading
 import pytest
 from site_gateway import Gateway
 
+from fl_core.artifacts.documents import LONGEST_DOCUMENT
 from fl_core.errors import ObjectCorrupt, ObjectMissing, StoreUnavailable
-from flows.way_out import say_hello
 from tasks import gateway_client
 from tasks.gateway_store import GatewayStore
+from tasks.greeting import say_hello
 
 KEY = "rosters/000001.json"
 DEEP = b"[" * 200_000
@@ -78,6 +79,13 @@ def told(liar, monkeypatch):
 
 def endless():
     return (b"x" * 65536 for _ in range(16384))
+
+
+def test_object_without_end_and_without_a_limit_is_not_read_to_its_end(told):
+    store = told(pieces=endless())
+
+    with pytest.raises(ObjectCorrupt, match=f"more than the {LONGEST_DOCUMENT} bytes"):
+        store.get(KEY)
 
 
 def test_object_without_end_is_read_up_to_its_limit(told, liar):

@@ -121,6 +121,7 @@ def test_every_request_of_the_doctor_is_in_the_record_of_what_left(gateway):
         "/store/keys",
         "/store/objects/campaigns/doctor/rounds/0001/updates/not-north/manifest.json",
     ]
+    assert "/hello?check=1" in paths
 
 
 def test_port_that_nobody_listens_at_ends_the_look(gateway):
