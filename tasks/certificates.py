@@ -89,6 +89,26 @@ def certificate_sha256(pem: str) -> str:
     Raises:
         CampaignError: The text is not one certificate in PEM.
     """
+    return _loaded(pem).fingerprint(hashes.SHA256()).hex()
+
+
+def require_site_certificate(pem: str, *, site: str) -> None:
+    """Check that a certificate is one that ``make_certificate`` makes for a site.
+
+    Rosters compare certificates as text, so one certificate may have one text only.
+
+    Raises:
+        CampaignError: It is not.
+    """
+    found = _loaded(pem)
+    if found.public_bytes(Encoding.PEM).decode() != pem:
+        raise CampaignError(
+            f"the certificate of site {site!r} is PEM in another form than fedloom writes, "
+            "expected its tls.crt as it is; `fedloom site enrolment` writes it into enrol.json"
+        )
+
+
+def _loaded(pem: str) -> x509.Certificate:
     refusal = CampaignError(
         "the certificate is not one PEM certificate of at most 4,096 bytes; "
         "`fedloom site init` makes it"
@@ -96,7 +116,7 @@ def certificate_sha256(pem: str) -> str:
     if len(pem) > _MAX_PEM_BYTES or pem.count("BEGIN CERTIFICATE") != 1:
         raise refusal
     try:
-        return x509.load_pem_x509_certificate(pem.encode()).fingerprint(hashes.SHA256()).hex()
+        return x509.load_pem_x509_certificate(pem.encode())
     except ValueError as error:
         raise refusal from error
 

@@ -29,7 +29,7 @@ from fl_core.updates.signing import (
     verify_signature,
     write_key,
 )
-from tasks.certificates import certificate_sha256, make_certificate, replace_file
+from tasks.certificates import make_certificate, replace_file, require_site_certificate
 from tasks.gateway_access import TLS_CERTIFICATE, TLS_KEY
 from tasks.site_config import LEDGER, SiteConfig, SiteHome, config_text, surroundings
 from tasks.unit_key import read_unit_key
@@ -172,7 +172,8 @@ def read_enrolment(path: Path) -> Enrolment:
             f"{path}: its signature does not hold, so it was changed since the site wrote it",
             hint="have it sent again; " + hint,
         )
-    require_certificate(enrolment.certificate)
+    if enrolment.certificate is not None:
+        require_site_certificate(enrolment.certificate, site=enrolment.site)
     return enrolment
 
 
@@ -184,16 +185,6 @@ def _parsed(path: Path, *, hint: str) -> Enrolment:
     except ObjectCorrupt as error:
         # The file came from a person's hands, so it is input to correct and no damaged object.
         raise CampaignError(str(error), hint=hint) from error
-
-
-def require_certificate(pem: str | None) -> None:
-    """Check that a stated certificate is one; nothing else is trusted about it.
-
-    Raises:
-        CampaignError: It is not one certificate in PEM.
-    """
-    if pem is not None:
-        certificate_sha256(pem)
 
 
 def admit(store: ObjectStore, enrolment: Enrolment, *, is_confirmed: bool = False) -> Roster:

@@ -42,8 +42,8 @@ from fl_core.updates.signing import (
     verify_signature,
     write_key,
 )
-from tasks.certificates import make_certificate, replace_file
-from tasks.enrolment import read_own_enrolment, require_certificate, write_enrolment
+from tasks.certificates import make_certificate, replace_file, require_site_certificate
+from tasks.enrolment import read_own_enrolment, write_enrolment
 from tasks.gateway_access import ROTATION, TLS_CERTIFICATE, TLS_KEY, SiteDoor
 from tasks.gateway_client import GatewayClient
 from tasks.gateway_store import GatewayStore
@@ -150,7 +150,8 @@ def read_change(path: Path) -> KeyChange:
             f"{path}: a signature on it does not hold, so it was changed since the site wrote it",
             hint="have it sent again; " + hint,
         )
-    require_certificate(change.certificate)
+    if change.certificate is not None:
+        require_site_certificate(change.certificate, site=change.site)
     return change
 
 

@@ -30,7 +30,8 @@ class Members:
 
     Attributes:
         roster: The roster.
-        by_certificate: Entries by the SHA-256 of their certificate; a living one before any other.
+        by_certificate: Entries by the SHA-256 of their certificate; a living one before any other
+            of its site.
     """
 
     roster: Roster
@@ -42,7 +43,11 @@ class Members:
         found: dict[str, RosterEntry] = {}
         for entry in roster.entries:
             digest = _certificate_of(entry)
-            if digest is not None and (digest not in found or entry.revoked is None):
+            if digest is None:
+                continue
+            first = found.setdefault(digest, entry)
+            # Whose certificate it is, nobody who names it later changes.
+            if first.site == entry.site and entry.revoked is None:
                 found[digest] = entry
         return cls(roster, found)
 

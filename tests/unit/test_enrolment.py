@@ -8,7 +8,7 @@ from fl_core.artifacts.documents import from_bytes, to_bytes
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.errors import CampaignError
 from fl_core.privacy.policy_template import policy_text
-from fl_core.updates.signing import generate_key, public_hex, read_key, sign
+from fl_core.updates.signing import generate_key, public_hex, read_key, sign, sign_both
 from tasks.certificates import certificate_sha256, make_certificate
 from tasks.enrolment import (
     Enrolment,
@@ -19,6 +19,7 @@ from tasks.enrolment import (
     write_enrolment,
 )
 from tasks.gateway_access import TLS_CERTIFICATE, TLS_KEY, GatewayAccess
+from tasks.key_change import KeyChange, read_change
 from tasks.site_config import SiteConfig, SiteHome
 
 
@@ -128,3 +129,29 @@ def test_site_on_the_coordinators_own_machine_needs_no_certificate(tmp_path):
     assert enrolment.certificate is None
     assert not (home.root / TLS_KEY).exists()
     assert admit(MemoryStore(), read_enrolment(home.enrolment)).names() == ("north",)
+
+
+@pytest.mark.parametrize(
+    "other_text",
+    [
+        lambda pem: "\n" + pem,
+        lambda pem: "from north\n" + pem,
+        lambda pem: pem.replace("\n", "\r\n"),
+        lambda pem: pem.replace("\n", "\n\n", 2),
+    ],
+    ids=["line-before", "text-before", "crlf", "line-within"],
+)
+def test_certificate_in_another_text_cannot_be_enrolled_or_changed_to(made, tmp_path, other_text):
+    # Rosters compare texts, so a second text of one certificate would pass for a fresh one.
+    pem = other_text((made.root / TLS_CERTIFICATE).read_text())
+    key = read_key(made.key)
+    enrolment = Enrolment(site="north", signing_key=public_hex(key), certificate=pem)
+    change = KeyChange(
+        site="north", old_key=public_hex(key), new_key=public_hex(key), certificate=pem
+    )
+    (tmp_path / "enrol.json").write_bytes(to_bytes(sign(enrolment, key)))
+    (tmp_path / "rotation.json").write_bytes(to_bytes(sign_both(change, old_key=key, new_key=key)))
+
+    for read, name in ((read_enrolment, "enrol.json"), (read_change, "rotation.json")):
+        with pytest.raises(CampaignError, match="certificate"):
+            read(tmp_path / name)

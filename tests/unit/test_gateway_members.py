@@ -64,6 +64,16 @@ def test_entry_with_a_certificate_that_is_none_does_not_stop_the_others(pems):
     assert members.certificates() == [pems["north"]]
 
 
+@pytest.mark.parametrize("revoked", [None, NOW], ids=["living", "withdrawn"])
+def test_certificate_stays_with_the_site_that_had_it_first(pems, revoked):
+    first = entry("north", pems["north"], revoked=revoked)
+    thief = entry("south", "\n" + pems["north"])
+
+    members = Members.of(Roster(version=2, entries=(first, thief)))
+
+    assert members.by_certificate == {certificate_sha256(pems["north"]): first}
+
+
 class CountingStore(MemoryStore):
     def __init__(self):
         super().__init__()
