@@ -169,12 +169,12 @@ def _shared(process: int, door: SiteDoor, kind: str) -> GatewayClient:  # noqa: 
     return GatewayClient(door, OutgoingLog(door.home, process=kind))
 
 
-def body_of(response: httpx.Response, *, max_bytes: int | None) -> bytes:
+def body_of(response: httpx.Response, *, max_bytes: int) -> bytes:
     """Return an answer's body, read piece by piece, so that no length is believed.
 
     Args:
         response: The answer, its body not read yet.
-        max_bytes: Most that is read; None is unbounded.
+        max_bytes: Most that is read.
 
     Raises:
         ObjectCorrupt: There is more.
@@ -182,7 +182,7 @@ def body_of(response: httpx.Response, *, max_bytes: int | None) -> bytes:
     pieces, n_bytes = [], 0
     for piece in response.iter_bytes():
         n_bytes += len(piece)
-        if max_bytes is not None and n_bytes > max_bytes:
+        if n_bytes > max_bytes:
             raise ObjectCorrupt(f"the gateway sends more than the {max_bytes} bytes that are read")
         pieces.append(piece)
     return b"".join(pieces)

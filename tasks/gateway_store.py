@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from fl_core.artifacts.documents import sha256_hex
+from fl_core.artifacts.documents import LONGEST_DOCUMENT, sha256_hex
 from fl_core.artifacts.store import require_key, require_length, require_prefix
 from fl_core.errors import ObjectCorrupt, ObjectMissing, RoundClosed, StoreUnavailable
 from tasks.gateway_access import SiteDoor
@@ -51,18 +51,22 @@ class GatewayStore:
     def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         """Return the object's bytes, compared with the SHA-256 that the gateway states.
 
+        Without ``max_bytes`` as much as the longest document is read: a gateway that sends without
+        end must not fill a site's memory.
+
         Raises:
             ObjectMissing: No object under ``key``.
             ObjectCorrupt: Other bytes than stated, or more than ``max_bytes``.
             StoreUnavailable: No answer, or the gateway refuses.
         """
+        most = LONGEST_DOCUMENT if max_bytes is None else max_bytes
 
         def read(response: httpx.Response) -> bytes:
             if response.status_code == HTTPStatus.NOT_FOUND:
                 raise ObjectMissing(f"no object under {key!r} at {self._client.door.access.url}")
             self._require(response, HTTPStatus.OK, f"read {key!r}")
-            require_length(key, _stated_length(response), max_bytes)
-            data = body_of(response, max_bytes=max_bytes)
+            require_length(key, _stated_length(response), most)
+            data = body_of(response, max_bytes=most)
             if response.headers.get(BODY_SHA256) != sha256_hex(data):
                 raise ObjectCorrupt(f"object {key!r} has another sha-256 than the gateway states")
             return data

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fl_core.artifacts.store import ObjectStore
 from fl_core.errors import ObjectCorrupt
 
+# Most that is read of a document where nothing tighter is said: whoever wrote it may be hostile.
+LONGEST_DOCUMENT = 64 << 20
 _SHOWN_FIELDS, _SHOWN_CHARS = 8, 100
 
 
@@ -71,9 +73,9 @@ def document_sha256(document: BaseModel) -> str:
 
 
 def read_document(
-    store: ObjectStore, key: str, model: type[D], *, max_bytes: int | None = None
+    store: ObjectStore, key: str, model: type[D], *, max_bytes: int = LONGEST_DOCUMENT
 ) -> D:
-    """Read a stored document; ``max_bytes`` as for ``ObjectStore.get``.
+    """Read a stored document; ``max_bytes`` as for ``ObjectStore.get``, and never unbounded.
 
     Raises:
         ObjectMissing: No object under ``key``.
