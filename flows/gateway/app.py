@@ -82,6 +82,8 @@ def make_app(gateway: Gateway) -> Starlette:
             bodies=bodies,
             copies=Buckets(limits.copies),
             wide=Buckets(limits.listings),
+            listed=Buckets(limits.listed),
+            waits=AtOnce(limits.waits),
         )
     )
     hellos = HelloDoor(gateway.store, bodies, Buckets(limits.hellos))

@@ -49,6 +49,8 @@ class Limits:
         copies: Copies of its ledger that a site writes for witnesses.
         hellos: Different hellos of a site.
         listings: Listings of all campaigns by a site.
+        listed: Keys that listings of a site name, whoever they are for.
+        waits: Requests of one site that wait for objects at one time.
         at_once: Requests of one site that are under way at one time, waiting ones included.
         body_bytes: Bytes of all bodies in memory at one time.
         body_wait_s: How long an upload waits for room in memory.
@@ -63,6 +65,8 @@ class Limits:
     copies: Rate = Rate(burst=2000, per_s=2)
     hellos: Rate = Rate(burst=20, per_s=1 / 600)
     listings: Rate = Rate(burst=20, per_s=0.1)
+    listed: Rate = Rate(burst=100_000, per_s=1000)
+    waits: int = 4
     at_once: int = 24
     body_bytes: int = 1 << 30
     body_wait_s: float = 60
@@ -116,6 +120,13 @@ class Buckets:
         wait_s = self.take(name)
         if wait_s > 0:
             raise too_many(f"too many {what}", after_s=wait_s)
+
+    def spend(self, name: str, n: int) -> None:
+        """Take ``n`` for what was done already; a debt is paid off before the next is let in."""
+        now = self._clock()
+        level, then = self._levels.get(name, (float(self._rate.burst), now))
+        level = min(self._rate.burst, level + (now - then) * self._rate.per_s)
+        self._levels[name] = (level - n, now)
 
     def _forget_full(self, now: float) -> None:
         # Addresses are a stranger's choice, so they may not pile up.

@@ -22,12 +22,13 @@ from fl_core.artifacts.site_keys import Kind, is_readable, round_of_update, writ
 from fl_core.artifacts.store import SizedStore, exists, require_key, require_prefix
 from fl_core.errors import ObjectCorrupt, ObjectMissing, RoundClosed, StoreError
 from flows.gateway.bodies import Bodies, ObjectAnswer, announced
-from flows.gateway.limits import MAX_DOCUMENT_BYTES, Buckets
+from flows.gateway.limits import MAX_DOCUMENT_BYTES, AtOnce, Buckets
 from flows.gateway.open_rounds import OpenRounds
 from flows.gateway.waiting import Watcher
 
 MAX_WAIT_S = 30.0
-MAX_KEYS = 16
+# A session waits for a plan and for the run's end.
+MAX_KEYS = 2
 # A copy is one ledger entry; the ledger reads no longer one.
 MAX_COPY_BYTES = 1 << 20
 _MAX_PAYLOAD_BYTES = 1 << 36
@@ -50,6 +51,8 @@ class StoreParts:
         bodies: Reads bodies.
         copies: How many copies each site may write.
         wide: How often each site may list all campaigns.
+        listed: How many keys each site may have listed.
+        waits: How many waiting requests each site may have.
     """
 
     store: SizedStore
@@ -58,6 +61,8 @@ class StoreParts:
     bodies: Bodies
     copies: Buckets
     wide: Buckets
+    listed: Buckets
+    waits: AtOnce
 
 
 class StoreDoor:
@@ -121,9 +126,15 @@ class StoreDoor:
             )
         if prefix.count("/") < _DEEP and prefix.startswith("campaigns/"):
             self._parts.wide.require(site, "listings of all campaigns")
-        found = await _asked(self._parts.store.list, prefix)
+        self._parts.listed.require(site, "keys listed")
+        n_found, readable = await _asked(self._listed, prefix, site)
+        self._parts.listed.spend(site, n_found)
+        return JSONResponse(readable)
+
+    def _listed(self, prefix: str, site: str) -> tuple[int, list[str]]:
+        found = self._parts.store.list(prefix)
         readable = [key for key in found if is_readable(key, site=site)]
-        return JSONResponse(await _asked(self._concerning, readable, site))
+        return len(found), self._concerning(readable, site)
 
     async def wait(self, request: Request) -> Response:
         """Answer once one of some keys exists, or with an empty list."""
@@ -132,12 +143,16 @@ class StoreDoor:
             raise HTTPException(400, f"{len(wanted)} keys are named, expected 1 to {MAX_KEYS}")
         await self._require_readable(wanted, site=site)
         seconds = _seconds(request.query_params.get("seconds", "20"))
+        with self._parts.waits.one(site):
+            return JSONResponse(await self._waited(request, wanted, seconds))
+
+    async def _waited(self, request: Request, wanted: list[str], seconds: float) -> list[str]:
         waiting = asyncio.create_task(self._parts.watcher.wait(wanted, seconds=seconds))
         gone = asyncio.create_task(_gone(request))
         try:
             # Whoever has gone away would otherwise keep one of the site's places.
             await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
-            return JSONResponse(waiting.result() if waiting.done() else [])
+            return waiting.result() if waiting.done() else []
         finally:
             waiting.cancel()
             gone.cancel()

@@ -3,12 +3,14 @@
 Sites wait for plans, often all of them for the same one, so each distinct key is asked for once
 per tick whoever waits. A key that was asked for a moment ago is looked for twenty times a second;
 one that nobody has written for minutes is looked for less and less often, down to twice a second.
+It has threads of its own, so that many absent keys hold up no request for an object.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from fl_core.artifacts.store import ObjectStore, exists
 from fl_core.errors import StoreError
@@ -19,6 +21,7 @@ _EAGER_S = 60.0
 # How much a second of waiting lengthens the pause; from .05 to .5 s takes 15 minutes.
 _GROWTH = 0.0005
 _FORGOTTEN_S = 120.0
+_THREADS = 4
 
 log = logging.getLogger(__name__)
 
@@ -63,18 +66,25 @@ class Watcher:
 
     async def run(self) -> None:
         """Look for keys, for ever."""
-        while True:
-            if not self._waiters:
-                self._news.clear()
-                await self._news.wait()
-            await self._tick()
-            await self._pause()
+        threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="watcher")
+        try:
+            while True:
+                if not self._waiters:
+                    self._news.clear()
+                    await self._news.wait()
+                await self._tick(threads)
+                await self._pause()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _tick(self) -> None:
+    async def _tick(self, threads: ThreadPoolExecutor) -> None:
         now = self._clock()
         due = [waiter for waiter in self._waiters if waiter.next_at <= now]
         wanted = sorted({key for waiter in due for key in waiter.keys})
-        answers = await asyncio.gather(*(asyncio.to_thread(self._exists, key) for key in wanted))
+        loop = asyncio.get_running_loop()
+        answers = await asyncio.gather(
+            *(loop.run_in_executor(threads, self._exists, key) for key in wanted)
+        )
         present = {key for key, answer in zip(wanted, answers, strict=True) if answer}
         for waiter in due:
             found = [key for key in waiter.keys if key in present]

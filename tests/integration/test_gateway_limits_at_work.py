@@ -178,6 +178,23 @@ def test_more_waiting_requests_than_allowed_are_refused(tight):
     assert asyncio.run(three()) == [429]
 
 
+def test_listing_of_many_keys_is_paid_off_before_the_next(tmp_path):
+    with Tight(tmp_path, replace(LIMITS, listed=Rate(burst=2, per_s=0.001))) as tight:
+        for number in range(1, 4):
+            tight.store.put_once(f"witness/north/data/row/{number:06d}.json", b"copy")
+        first = tight.get("/store/keys?prefix=witness/north/")
+        second = tight.get("/store/keys?prefix=witness/north/")
+
+    assert (first.status_code, len(first.json())) == (200, 3)
+    assert second.status_code == 429
+
+
+def test_more_keys_than_a_session_waits_for_are_refused(tight):
+    target = "/store/wait?" + "&".join(f"key=rosters/00000{n}.json" for n in (7, 8, 9))
+
+    assert tight.get(target).status_code == 400
+
+
 def test_site_that_went_away_while_it_waited_keeps_no_place(tight):
     target = "/store/wait?key=rosters/000009.json&seconds=30"
     for _ in range(LIMITS.at_once):

@@ -48,6 +48,19 @@ def test_full_pause_fills_a_bucket_to_its_burst_and_not_beyond():
     assert taken == [0, 0, 1]
 
 
+def test_what_was_done_already_is_paid_off_before_the_next():
+    clock = Clock()
+    buckets = Buckets(Rate(burst=100, per_s=10), clock)
+
+    buckets.spend("north", 149)
+    at_once = buckets.take("north")
+    clock.now += 5
+
+    # 49 below nothing, and one to take: 50 at ten a second.
+    assert at_once == 5
+    assert buckets.take("north") == 0
+
+
 def test_names_of_strangers_do_not_pile_up():
     clock = Clock()
     buckets = Buckets(Rate(burst=2, per_s=1), clock)

@@ -1,6 +1,7 @@
 """One watcher for all who wait: each key is asked for once, and answers come at once."""
 
 import asyncio
+import threading
 from collections import Counter
 
 from fl_core.artifacts.memory import MemoryStore
@@ -89,3 +90,35 @@ def test_key_that_nobody_writes_is_looked_for_less_and_less_often():
 
     # .05 s for a minute, then .0005 s longer each second, up to half a second.
     assert pauses == [0.05, 0.05, 0.2, 0.5]
+
+
+class HangingStore(MemoryStore):
+    """A store whose listings do not come back before they are let go."""
+
+    def __init__(self):
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def list(self, prefix):
+        self.let_go.wait()
+        return super().list(prefix)
+
+
+def test_absent_keys_take_no_thread_from_other_requests():
+    store = HangingStore()
+
+    async def run():
+        watcher = Watcher(store)
+        watching = asyncio.create_task(watcher.run())
+        waits = [asyncio.create_task(watcher.wait([f"key-{n}"], seconds=30)) for n in range(64)]
+        await asyncio.sleep(2 * TICK_S)
+        try:
+            # Without threads of the watcher's own, these would wait for the store for ever.
+            async with asyncio.timeout(20):
+                return await asyncio.gather(*(asyncio.to_thread(str, n) for n in range(8)))
+        finally:
+            store.let_go.set()
+            for task in (watching, *waits):
+                task.cancel()
+
+    assert asyncio.run(run()) == [str(n) for n in range(8)]
