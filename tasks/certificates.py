@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -52,7 +53,7 @@ def make_certificate(
     """
     key = ec.generate_private_key(ec.SECP256R1())
     public = key.public_key()
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    name = _name(common_name)
     now = datetime.now(UTC)
     usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
     builder = (
@@ -95,7 +96,10 @@ def certificate_sha256(pem: str) -> str:
 def require_site_certificate(pem: str, *, site: str) -> None:
     """Check that a certificate is one that ``make_certificate`` makes for a site.
 
-    Rosters compare certificates as text, so one certificate may have one text only.
+    Rosters compare certificates as text, so one certificate may have one text only. And all sites'
+    certificates lie in one trust store, where OpenSSL looks for issuers by subject and key
+    identifier: with the name or the number of another site in it, a certificate is found in that
+    site's place, and the other's handshakes fail.
 
     Raises:
         CampaignError: It is not.
@@ -106,6 +110,37 @@ def require_site_certificate(pem: str, *, site: str) -> None:
             f"the certificate of site {site!r} is PEM in another form than fedloom writes, "
             "expected its tls.crt as it is; `fedloom site enrolment` writes it into enrol.json"
         )
+    if not (_is_named(found, site) and _bears_its_own_number(found)):
+        raise CampaignError(
+            f"the certificate of site {site!r} bears another name or another key's identifier, "
+            "expected one that fedloom made for this site; `fedloom site rotate` makes a new one"
+        )
+
+
+def _is_named(certificate: x509.Certificate, name: str) -> bool:
+    return certificate.subject == certificate.issuer == _name(name)
+
+
+def _bears_its_own_number(certificate: x509.Certificate) -> bool:
+    """Whether it is self-signed and its key identifiers are those of its own key."""
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return False
+    own = x509.SubjectKeyIdentifier.from_public_key(key)
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
+    try:
+        certificate.verify_directly_issued_by(certificate)
+        stated = certificate.extensions
+        return (
+            stated.get_extension_for_class(x509.SubjectKeyIdentifier).value == own
+            and stated.get_extension_for_class(x509.AuthorityKeyIdentifier).value == issuer
+        )
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        return False
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 def _loaded(pem: str) -> x509.Certificate:

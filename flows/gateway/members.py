@@ -16,7 +16,7 @@ from fl_core.artifacts.documents import read_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.roster import Roster, RosterEntry
 from fl_core.errors import CampaignError, StoreError
-from tasks.certificates import certificate_sha256
+from tasks.certificates import certificate_sha256, require_site_certificate
 
 FRESH_S = 0.5
 _AWAY_S = 2.0
@@ -30,8 +30,8 @@ class Members:
 
     Attributes:
         roster: The roster.
-        by_certificate: Entries by the SHA-256 of their certificate; a living one before any other
-            of its site.
+        by_certificate: Entries by the SHA-256 of their certificate; a living one before any other.
+            A certificate bears its site's name, so no two sites meet here.
     """
 
     roster: Roster
@@ -43,16 +43,12 @@ class Members:
         found: dict[str, RosterEntry] = {}
         for entry in roster.entries:
             digest = _certificate_of(entry)
-            if digest is None:
-                continue
-            first = found.setdefault(digest, entry)
-            # Whose certificate it is, nobody who names it later changes.
-            if first.site == entry.site and entry.revoked is None:
+            if digest is not None and (digest not in found or entry.revoked is None):
                 found[digest] = entry
         return cls(roster, found)
 
     def certificates(self) -> list[str]:
-        """Return the certificates of all entries, PEM.
+        """Return the certificates of all entries, PEM, less those that are not their site's own.
 
         Withdrawn ones too: whoever comes with one is told so and recorded by name.
         """
@@ -119,7 +115,9 @@ def _certificate_of(entry: RosterEntry) -> str | None:
     if entry.certificate is None:
         return None
     try:
+        # Also one that was admitted by an earlier fedloom, which looked at none of this.
+        require_site_certificate(entry.certificate, site=entry.site)
         return certificate_sha256(entry.certificate)
-    except CampaignError:
-        log.warning("certificate in the roster cannot be read site=%s", entry.site)
+    except CampaignError as error:
+        log.warning("certificate in the roster is not trusted site=%s error=%s", entry.site, error)
         return None

@@ -6,9 +6,19 @@ import stat
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from fl_core.errors import CampaignError
-from tasks.certificates import certificate_sha256, make_certificate, valid_until
+from tasks.certificates import (
+    certificate_sha256,
+    make_certificate,
+    require_site_certificate,
+    valid_until,
+)
 
 
 def made(folder, name, *, hosts=()):
@@ -84,3 +94,48 @@ def test_certificate_holds_for_ten_years_and_for_a_clock_that_is_an_hour_behind(
 def test_what_is_no_certificate_is_refused(text):
     with pytest.raises(CampaignError, match="not one PEM certificate"):
         certificate_sha256(text)
+
+
+def crafted(folder, *, name, key_number):
+    """Make a self-signed certificate of a site's own key that states what it likes."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder(who, who, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=365))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    )
+    if key_number is not None:
+        builder = builder.add_extension(key_number, critical=False)
+    folder.mkdir()
+    path = folder / "x.crt"
+    path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    return path
+
+
+def number_of(path):
+    stated = x509.load_pem_x509_certificate(path.read_bytes()).extensions
+    return stated.get_extension_for_class(x509.SubjectKeyIdentifier).value
+
+
+@pytest.mark.parametrize("is_numbered", [False, True], ids=["no-number", "numbers-of-north"])
+def test_certificate_that_would_take_anothers_place_in_a_handshake_is_refused(
+    tmp_path, is_numbered
+):
+    server = made(tmp_path / "server", "fedloom-gateway", hosts=("127.0.0.1",))
+    north = made(tmp_path / "north", "north")
+    number = number_of(north[0]) if is_numbered else None
+    evil = crafted(tmp_path / "evil", name="north", key_number=number)
+
+    # OpenSSL takes the first of this name for the issuer of the second.
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shaken(server, north, trusted=((evil, None), north))
+
+    for site in ("evil", "north"):
+        with pytest.raises(CampaignError, match="another name or another key's identifier"):
+            require_site_certificate(evil.read_text(), site=site)
+    require_site_certificate(north[0].read_text(), site="north")
+    with pytest.raises(CampaignError, match="another name"):
+        require_site_certificate(north[0].read_text(), site="south")

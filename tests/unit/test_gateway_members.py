@@ -65,13 +65,15 @@ def test_entry_with_a_certificate_that_is_none_does_not_stop_the_others(pems):
 
 
 @pytest.mark.parametrize("revoked", [None, NOW], ids=["living", "withdrawn"])
-def test_certificate_stays_with_the_site_that_had_it_first(pems, revoked):
+@pytest.mark.parametrize("before", ["", "\n"], ids=["same-text", "other-text"])
+def test_certificate_of_another_site_is_no_members(pems, revoked, before):
     first = entry("north", pems["north"], revoked=revoked)
-    thief = entry("south", "\n" + pems["north"])
+    thief = entry("south", before + pems["north"])
 
     members = Members.of(Roster(version=2, entries=(first, thief)))
 
     assert members.by_certificate == {certificate_sha256(pems["north"]): first}
+    assert members.certificates() == [pems["north"]]
 
 
 class CountingStore(MemoryStore):
