@@ -7,6 +7,7 @@ and the text goes to the site's own log (SOUNDNESS, rule 18).
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from prefect import task
@@ -106,7 +107,7 @@ class Session:
         try:
             seen, word = decision_mark(self.home), self._locked_answer(plan)
             while word == "held":
-                held = Held(self.assembly.campaign.id, plan, seen)
+                held = Held(self.assembly.campaign.id, plan, seen, self._ask_from(plan))
                 ended = await_decision(self.home, self.store, held, is_over=self.is_over)
                 if ended == "closed":
                     site = open_site(self.home, self.config)
@@ -118,6 +119,12 @@ class Session:
             log.exception("round not answered round=%d", plan.round)
             return "retry" if isinstance(error, FedloomError) and error.retryable else "failed"
         return "failed" if word == "withheld" else word
+
+    def _ask_from(self, plan: RoundPlan) -> datetime:
+        if plan.upload_at is not None:
+            return plan.upload_at
+        # Without a guarantee a round may close early, and no time says more than it may.
+        return plan.opened if self.assembly.campaign.privacy.none is not None else plan.deadline
 
     def has_left(self) -> bool:
         """Say whether the site has left the campaign, so that its next answer is the last one."""

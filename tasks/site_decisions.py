@@ -8,7 +8,7 @@ of a session that is running; nothing has to be restarted.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from fl_core.artifacts import keys
@@ -185,11 +185,13 @@ class Held:
         campaign_id: The campaign.
         plan: The plan of the round.
         seen: What ``decision_mark`` said before the update was found to be held.
+        ask_from: From when the store may be asked what became of the round.
     """
 
     campaign_id: str
     plan: RoundPlan
     seen: tuple[int, int]
+    ask_from: datetime
 
 
 def decision_mark(home: SiteHome) -> tuple[int, int]:
@@ -202,6 +204,9 @@ def await_decision(
 ) -> Literal["look", "closed", "over"]:
     """Wait while an update is held, until there is something to look at again.
 
+    Before ``held.ask_from`` only the folder is looked at: the first request after a training tells
+    the coordinator when it ended (SOUNDNESS, rule 19).
+
     Args:
         home: The site's folder.
         store: The campaign's store.
@@ -212,14 +217,14 @@ def await_decision(
         ``look`` after a decision, a change of the policy, or the deadline; ``closed`` if the round
         went on without the site; ``over`` if the campaign run has ended.
     """
-    next_ask = time.monotonic() + ASK_S
+    next_ask = max(held.ask_from, datetime.now(UTC) + timedelta(seconds=ASK_S))
     while datetime.now(UTC) < held.plan.deadline and decision_mark(home) == held.seen:
-        if time.monotonic() >= next_ask:
+        if datetime.now(UTC) >= next_ask:
             if _is_closed(store, keys.collected(held.campaign_id, held.plan.round)):
                 return "closed"
             if is_over():
                 return "over"
-            next_ask = time.monotonic() + ASK_S
+            next_ask = datetime.now(UTC) + timedelta(seconds=ASK_S)
         time.sleep(LOOK_S)
     return "look"
 

@@ -56,8 +56,8 @@ log = logging.getLogger(__name__)
 class SiteOutcome:
     """What the site did in a round; ``detail`` stays at the site.
 
-    ``held``: ready in the outbox until the operator's word; to be asked again. ``withheld``:
-    nothing leaves, not even a refusal.
+    ``held``: ready in the outbox until the operator's word; to be asked again, and nobody else to
+    be asked before the plan's upload time. ``withheld``: nothing leaves, not even a refusal.
     """
 
     status: Literal["uploaded", "declined", "ignored", "held", "withheld"]
@@ -83,7 +83,7 @@ def client_round(
         if committed is None:
             why = _stopped(site, assembly, plan, files=None)
             if why is not None:
-                return why
+                return _in_time(site, plan, why)
             committed = _make_update(site, work, assembly=assembly, store=store, plan=plan)
         else:
             _require_same_round(site, assembly, store, plan)
@@ -97,7 +97,7 @@ def client_round(
         _await_upload(site, plan)
         why = _stopped(site, assembly, plan, files=committed)
     if why is not None:
-        return why
+        return _in_time(site, plan, why)
     # After the outbox: what is committed there can be sent again, what is only noted here cannot.
     commit_round(site, assembly, plan)
     witness_ledgers(site, is_followed=is_new)
@@ -115,6 +115,13 @@ def _stopped(
         return None
     given = consent(site, assembly, plan, files=files)
     return None if given.word == "send" else SiteOutcome(given.word, detail=given.why)
+
+
+def _in_time(site: Site, plan: RoundPlan, outcome: SiteOutcome) -> SiteOutcome:
+    if outcome.status == "withheld":
+        # What the site does next, such as asking for the next plan, would tell when training ended.
+        _await_upload(site, plan)
+    return outcome
 
 
 def require_own_plan(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
@@ -162,10 +169,14 @@ def _make_update(
     # Before anything is written: a ledger that was set back must not be written on.
     witness_ledgers(site)
     void_idle_reserves(site, assembly, store)
+    # Again, and once more below: a witness may have taken any time, and no round that is over is
+    # paid for. A charge that nothing is trained for is taken back.
+    _require_time_left(site, assembly, plan)
     reserves = _reserve(site, assembly, plan, plan_sha256)
     require_outbox_kept(site, assembly, plan.round)
     witness_ledgers(site, is_followed=True)
     _require_wanted(site, assembly, plan)
+    _require_time_left(site, assembly, plan)
     try:
         site.outbox.begin_attempt(prefix)
     except RoundClosed as error:
@@ -217,10 +228,14 @@ def _require_wanted(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
 
 def _require_time_left(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
     # Training now would end at a time that follows the rows, as late as a back-dated plan likes.
-    # A round that was begun in time goes on, whatever it costs in time: it is charged already.
-    is_past = plan.upload_at is not None and site.clock.now() >= plan.upload_at
-    if is_past and site.ledger.chain().reserve_of(assembly.digest, plan.round) is None:
+    # A round that was begun in time goes on, whatever it costs in time: its charge stays.
+    if site.outbox.is_begun(exchange_prefix(site, assembly, plan)):
+        return
+    now = site.clock.now()
+    if plan.upload_at is not None and now >= plan.upload_at:
         raise _Refusal("no_update", (), "the plan was found after its upload time")
+    if now >= plan.deadline:
+        raise _Refusal("no_update", (), "the round's deadline passed before its training began")
 
 
 def _await_upload(site: Site, plan: RoundPlan) -> None:

@@ -2,29 +2,22 @@
 
 import json
 import re
-import threading
-import time
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import pytest
-from site_folders import SITE, site_folder
+from site_folders import site_folder
 from typer.testing import CliRunner
-from worlds import campaign_of
 
 from fl_core.artifacts.documents import from_bytes, sha256_hex
-from fl_core.campaign.specs import CohortRule
 from fl_core.errors import CampaignError
 from fl_core.updates.manifest import UpdateManifest
 from flows.cli.main import app
-from tasks import site_decisions
 from tasks.outbox_page import to_page
 from tasks.outbox_view import read_outbox
 from tasks.outgoing import OutgoingLog
 from tasks.site_decisions import (
     KnownCampaign,
-    allow,
-    approve_round,
     find_campaign,
     leave,
     pause,
@@ -45,29 +38,6 @@ def shown(site, **options):
 @pytest.fixture
 def site(tmp_path):
     return site_folder(tmp_path)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """A hold looks into the folder and at the store many times a second."""
-    monkeypatch.setattr(site_decisions, "LOOK_S", 0.02)
-    monkeypatch.setattr(site_decisions, "ASK_S", 0.05)
-
-
-def answering(site, number=1):
-    """Answer a round in a thread, as a session does, and return thread and answers."""
-    answers = []
-    plan = site.plan(number)
-    thread = threading.Thread(target=lambda: answers.append(site.session.answer(plan)))
-    thread.start()
-    return thread, answers
-
-
-def wait_for(progress, site):
-    until = time.monotonic() + 60
-    while not any(one.progress == progress for one in shown(site).exchanges):
-        assert time.monotonic() < until, f"waited in vain for {progress}"
-        time.sleep(0.05)
 
 
 def test_uploaded_round_is_shown_with_every_file_its_manifest_and_its_price(site):
@@ -158,124 +128,6 @@ def test_ledger_that_does_not_hold_hides_nothing_else(site):
     assert view.complaint
     assert [file.name for file in view.exchanges[0].files] == FILES
     assert view.exchanges[0].charge is None
-
-
-@pytest.mark.usefixtures("quick")
-def test_held_update_leaves_when_its_operator_approves_exactly_it(site):
-    site.hold()
-    thread, answers = answering(site)
-    wait_for("held", site)
-    before = site.left()
-
-    result = fedloom(
-        "site", "approve", "tiny", "--round", "1", "--home", str(site.home.root), "--yes", "--json"
-    )  # fmt: skip
-    thread.join(60)
-
-    (one,) = shown(site).exchanges
-    assert result.exit_code == 0, result.output
-    assert all(file.sha256 in result.stderr for file in one.files)
-    assert (before, site.left()) == ([], FILES)
-    assert answers == ["uploaded"]
-    assert one.progress == "uploaded"
-    decided = json.loads(result.stdout)["decision"]
-    manifest = site.store.get("campaigns/tiny/rounds/0001/updates/a/manifest.json")
-    assert decided["manifest_sha256"] == sha256_hex(manifest)
-
-
-@pytest.mark.usefixtures("quick")
-def test_held_update_that_its_operator_does_not_want_stays_and_nobody_is_told(site):
-    site.hold()
-    thread, answers = answering(site)
-    wait_for("held", site)
-
-    kept = fedloom(
-        "site", "approve", "tiny", "--round", "1", "--home", str(site.home.root), stdin="n\n"
-    )
-    fedloom("site", "refuse", "tiny", "--round", "1", "--home", str(site.home.root))
-    thread.join(60)
-
-    assert kept.exit_code != 0
-    assert answers == ["failed"]
-    assert site.left() == []
-    assert shown(site).exchanges[0].progress == "withheld"
-
-
-@pytest.mark.usefixtures("quick")
-def test_hold_ends_with_the_deadline_and_the_lock_is_free_meanwhile(tmp_path):
-    site = site_folder(tmp_path, campaign_of(sites=(SITE,), cohort=CohortRule(deadline_s=1.5)))
-    site.hold()
-    thread, answers = answering(site)
-    wait_for("held", site)
-
-    site.session.settle()
-    thread.join(60)
-
-    assert answers == ["failed"]
-    assert site.left() == []
-    with pytest.raises(CampaignError, match="could be approved until"):
-        approve_round(site.home, find_campaign(site.home, "tiny"), 1)
-
-
-@pytest.mark.usefixtures("quick")
-def test_hold_ends_when_the_round_goes_on_without_the_site(site):
-    site.hold()
-    thread, answers = answering(site)
-    wait_for("held", site)
-
-    site.store.put_once("campaigns/tiny/rounds/0001/collected.json", b"{}")
-    thread.join(60)
-
-    assert answers == ["failed"]
-    assert "went on" in shown(site).exchanges[0].why
-
-
-@pytest.mark.usefixtures("quick")
-def test_hold_ends_with_the_campaign_run_and_the_next_run_asks_again(site):
-    site.hold()
-    session, plan, answers = site.session, site.plan(), []
-    session.is_over = lambda: bool(shown(site).exchanges)
-    thread = threading.Thread(target=lambda: answers.append(session.answer(plan)))
-    thread.start()
-    thread.join(60)
-    between = shown(site).exchanges[0].progress
-
-    approve_round(site.home, find_campaign(site.home, "tiny"), 1)
-    again = site.session.answer(plan)
-
-    assert (answers, between, again) == (["failed"], "held", "uploaded")
-    assert site.work.trainings == 1
-
-
-@pytest.mark.usefixtures("quick")
-def test_refusal_that_is_taken_back_in_time_leaves_the_update_to_be_approved(site):
-    site.hold()
-    thread, answers = answering(site)
-    wait_for("held", site)
-    tiny = find_campaign(site.home, "tiny")
-    refuse(site.home, tiny, round_number=1, why="")
-    thread.join(60)
-    with pytest.raises(CampaignError, match="refused the round"):
-        approve_round(site.home, tiny, 1)
-
-    allow(site.home, tiny, round_number=1, why="")
-    approve_round(site.home, tiny, 1)
-
-    assert answers == ["failed"]
-    assert site.answer() == "uploaded"
-    assert shown(site).exchanges[0].progress == "uploaded"
-
-
-@pytest.mark.usefixtures("quick")
-def test_hold_that_the_owner_takes_out_of_the_policy_ends_at_once(site):
-    site.hold()
-    thread, answers = answering(site)
-    wait_for("held", site)
-
-    site.set_policy("\nhold = true\n", "\nhold = false\n")
-    thread.join(60)
-
-    assert answers == ["uploaded"]
 
 
 def test_session_ends_after_its_farewell(site):

@@ -291,6 +291,17 @@ def test_refusal_while_training_shows_in_nothing_but_the_absence_of_an_update(ki
     assert len(played.site.ledger.events()) == 1
 
 
+@pytest.mark.parametrize("kind", ["refuse", "leave"])
+def test_refusal_while_training_ends_the_round_at_its_upload_time_whenever_training_ended(kind):
+    played = Played(upload_after_s=120.0)
+    played.work.on_train = lambda: played.says(kind)
+
+    outcome = played.answer()
+
+    assert outcome.status == "withheld"
+    assert played.clock.time == NOW + timedelta(seconds=120)
+
+
 def test_refusal_after_a_training_died_says_no_more_than_a_cut_link():
     played = Played()
 
