@@ -46,6 +46,17 @@ privacy.record = { epsilon = 8, delta = 1e-5, clip_norm = 0.3, sampling_rate = 0
 """
 
 
+class StandingClock:
+    """A site's clock that stands at NOW, when every round of a world is opened, and never waits."""
+
+    def now(self) -> datetime:
+        """Return NOW."""
+        return NOW
+
+    def wait_until(self, moment: datetime) -> None:
+        """Return at once."""
+
+
 def campaign_of(sites: tuple[str, ...] = ("a", "b", "c"), **changes: object) -> Campaign:
     """Return a locked campaign of tiny shapes under RecordDp; ``changes`` replace fields."""
     fields: dict[str, object] = {
@@ -212,6 +223,7 @@ def open_site(
         ledger=opened(ledger_store, policy.unit),
         outbox=Outbox(outbox_store),
         witnesses=witnesses or fresh,
+        clock=StandingClock(),
         client_ledger=None if client_ledger_store is None else opened(client_ledger_store, SITE),
         federation_copies=MemoryStore() if copies is None else copies,
     )

@@ -1,16 +1,21 @@
 """Who has paid what when rounds do not go as planned: declined, dropped, late, everybody drawn."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from fl_core.artifacts import keys
+from fl_core.artifacts.memory import MemoryStore
 from fl_core.privacy.accounting import epsilon
 from fl_core.privacy.budget import spend
 from fl_core.privacy.events import dpsgd_event, merged
 from fl_core.privacy.gaussian_curve import gaussian_epsilon
+from fl_core.privacy.witness import WitnessedStore
 from fl_core.rounds.plan import open_round
+from fl_core.rounds.release import skip_round
 from fl_core.rounds.site_round import client_round
+from fl_core.rounds.site_witness import void_idle_reserves
 from fl_core.updates.records import GateReport
 from tests.worlds import NOW, SUITE, campaign_of, world_of
 
@@ -113,14 +118,93 @@ def test_the_charge_of_a_round_does_not_depend_on_who_else_answered():
     assert alone.sites["a"].ledger.events() == crowd.sites["a"].ledger.events()
 
 
-def test_a_round_after_its_deadline_is_charged_if_the_site_still_trains():
-    world = world_of(campaign_of())
-    plan = open_round(world.assembly, world.store, round_number=1, now=NOW - timedelta(days=7))
+class Moving:
+    """A site's clock that others move."""
 
-    client_round(
-        world.sites["a"], world.works["a"], assembly=world.assembly, store=world.store, plan=plan
+    def __init__(self):
+        self.time = NOW
+
+    def now(self):
+        return self.time
+
+    def wait_until(self, moment):
+        self.time = max(self.time, moment)
+
+
+class Slow(MemoryStore):
+    """A witness whose listing, or whose writing of one entry, lasts beyond every deadline."""
+
+    def __init__(self, clock, slow_at):
+        super().__init__()
+        self._clock, self._slow_at = clock, slow_at
+
+    def list(self, prefix):
+        self._spend("listing")
+        return super().list(prefix)
+
+    def put_once(self, key, data):
+        self._spend(key.rpartition("/")[2])
+        return super().put_once(key, data)
+
+    def _spend(self, what):
+        if what == self._slow_at:
+            self._clock.time += timedelta(days=7)
+
+
+def round_at(slow_at=""):
+    """Return a world, its first round, and a function with which site a takes part in it."""
+    world, clock = world_of(campaign_of()), Moving()
+    witnesses = (
+        WitnessedStore("slow", Slow(clock, slow_at), is_own=True),
+        WitnessedStore("other", MemoryStore(), is_own=True),
     )
+    site = replace(world.sites["a"], clock=clock, witnesses=witnesses)
+    plan = open_round(world.assembly, world.store, round_number=1, now=NOW)
 
-    assert world.works["a"].trainings == 1
-    assert spent(world, "a") > 0
+    def answer():
+        return client_round(
+            site, world.works["a"], assembly=world.assembly, store=world.store, plan=plan
+        )
+
+    return world, clock, answer
+
+
+# Entry 2 is the round's reserve: where its way to the witness takes too long, it stands already.
+@pytest.mark.parametrize(("slow_at", "kinds"), [
+    ("listing", ["genesis"]),
+    ("000002.json", ["genesis", "reserve"]),
+])  # fmt: skip
+def test_round_whose_deadline_passes_at_a_witness_is_not_trained(slow_at, kinds):
+    world, _, answer = round_at(slow_at)
+
+    outcome = answer()
+
+    assert (outcome.status, outcome.reason) == ("declined", "no_update")
+    assert "deadline passed" in outcome.detail
+    assert world.works["a"].trainings == 0
+    assert [entry.kind for entry in world.sites["a"].ledger.entries()] == kinds
+
+
+def test_charge_of_a_round_whose_deadline_passed_before_training_is_taken_back():
+    world, clock, answer = round_at("000002.json")
+    answer()
+    plan = open_round(world.assembly, world.store, round_number=1, now=NOW)
+    skip_round(world.assembly, world.store, plan, reason="too few updates", now=clock.time)
+
+    void_idle_reserves(world.sites["a"], world.assembly, world.store)
+
+    assert spent(world, "a") == 0.0
+
+
+def test_round_that_was_begun_before_its_deadline_goes_on_after_it():
+    world, clock, answer = round_at()
+    world.works["a"].fails_with = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        answer()
+    world.works["a"].fails_with = None
+    clock.time += timedelta(days=7)
+
+    answer()
+
+    assert world.works["a"].trainings == 2
     assert world.store.list(keys.update_prefix("tiny", 1, "a"))
