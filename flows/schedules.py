@@ -1,7 +1,7 @@
 """When a campaign's rounds run by themselves: one schedule per campaign, at the Prefect server.
 
 A schedule belongs to the deployment ``run-campaign`` and names a frozen campaign, so what runs at
-night is what sites approved by day. Its name is the campaign's id: stating it again replaces it,
+night is what sites approved by day. Its name is the campaign's id: stating it again changes it,
 and the page of the deployment shows which is whose.
 """
 
@@ -10,11 +10,13 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import CronSchedule
 from pydantic import ValidationError
 
 from fl_core.errors import CampaignError
-from flows.registration import RUN_CAMPAIGN, api
+from flows.prefect_names import RUN_CAMPAIGN
+from flows.registration import api
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Schedule:
 
 
 def write_schedule(schedule: Schedule) -> None:
-    """Give a campaign its schedule, in place of the one that it had.
+    """Give a campaign its schedule, or change the one that it has; one that is paused stays so.
 
     Raises:
         CampaignError: The cron line or the time zone is none.
@@ -50,8 +52,15 @@ def write_schedule(schedule: Schedule) -> None:
         parameters={"campaign_id": schedule.campaign_id, "rounds": schedule.rounds},
     )
     with api() as client:
-        _remove(client, schedule.campaign_id)
-        client.create_deployment_schedules(_deployment_id(client), [created])
+        deployment_id = _deployment_id(client)
+        found = _found(client, deployment_id, schedule.campaign_id)
+        if not found:
+            client.create_deployment_schedules(deployment_id, [created])
+        # In one step, so that a server that fails leaves the one that there was.
+        for each in found:
+            client.update_deployment_schedule(
+                deployment_id, each.id, schedule=created.schedule, parameters=created.parameters
+            )
 
 
 def remove_schedule(campaign_id: str) -> bool:
@@ -95,8 +104,14 @@ def _deployment_id(client: SyncPrefectClient) -> UUID:
 
 def _remove(client: SyncPrefectClient, campaign_id: str) -> bool:
     deployment_id = _deployment_id(client)
-    stated = client.read_deployment_schedules(deployment_id)
-    found = [each for each in stated if each.slug == campaign_id]
+    found = _found(client, deployment_id, campaign_id)
     for each in found:
         client.delete_deployment_schedule(deployment_id, each.id)
     return bool(found)
+
+
+def _found(
+    client: SyncPrefectClient, deployment_id: UUID, campaign_id: str
+) -> list[DeploymentSchedule]:
+    stated = client.read_deployment_schedules(deployment_id)
+    return [each for each in stated if each.slug == campaign_id]

@@ -238,6 +238,21 @@ def test_campaign_that_is_not_frozen_is_not_scheduled(client, tmp_path):
     assert read_schedules() == []
 
 
+def test_schedule_that_a_person_paused_stays_paused_and_the_same_under_another_line(client):
+    write_schedule(Schedule("paused", cron="0 1 * * *"))
+    deployment_id = client.read_deployment_by_name("run-campaign/run-campaign").id
+    (before,) = client.read_deployment_schedules(deployment_id)
+    client.update_deployment_schedule(deployment_id, before.id, active=False)
+
+    write_schedule(Schedule("paused", cron="0 2 * * *", rounds=3))
+
+    (after,) = client.read_deployment_schedules(deployment_id)
+    assert after.id == before.id
+    assert read_schedules() == [Schedule("paused", cron="0 2 * * *", rounds=3, is_active=False)]
+    assert after.parameters == {"campaign_id": "paused", "rounds": 3}
+    remove_schedule("paused")
+
+
 @pytest.mark.parametrize(
     "words",
     [("schedule", "x"), ("schedule", "--cron", "0 3 * * *"), ("schedule", "--remove")],
