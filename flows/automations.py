@@ -17,11 +17,11 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
 from fl_core.errors import CampaignError
-from flows.registration import EVALUATE_RELEASE, LOCK_CAMPAIGN, RUN_CAMPAIGN
+from flows.prefect_names import EVALUATE_RELEASE, LOCK_CAMPAIGN, RUN_CAMPAIGN
 
 ZOMBIE = "fedloom: silent run"
 STUCK = "fedloom: round open for too long"
@@ -35,51 +35,71 @@ _ENDINGS = frozenset(
     f"{_RUN}.{name}" for name in ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
 )
 _RESTING = frozenset({f"{_RUN}.Suspended"})
+_SILENT_S = 600
+_STUCK_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Watches:
-    """How long the server waits, and whom it tells.
+    """How long the server waits, and whom it tells; None: as it was, at first as said here.
 
     Attributes:
-        silent_s: A run of the coordinator is marked Crashed after so long without a heartbeat;
-            well over the runs' ``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``, whose default is 180 s.
-        stuck_s: A round that is open for so long is reported; over every campaign's deadline.
-        notify: ``type/name`` of a notification block, such as ``slack-webhook/ops``; None: what
-            happens is on the page of events only.
+        silent_s: A run of the coordinator is marked Crashed after so long without a heartbeat
+            (600 s); well over the runs' ``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``, by itself 180 s.
+        stuck_s: A round that is open for so long is reported (a day); over every campaign's
+            deadline.
+        notify: ``type/name`` of a notification block, such as ``slack-webhook/ops``; empty
+            (nobody): what happens is on the page of events only.
     """
 
-    silent_s: int = 600
-    stuck_s: int = 86_400
+    silent_s: int | None = None
+    stuck_s: int | None = None
     notify: str | None = None
 
 
 def watch(client: SyncPrefectClient, watches: Watches) -> list[str]:
     """Make the automations, or bring them up to date; return their names.
 
-    One that a person switched off stays off.
+    Registration is repeated at every start, with nothing stated, so what was stated once stays:
+    times, who is told, and that a person switched one off.
 
     Raises:
         CampaignError: There is no such notification block.
     """
-    block = None if watches.notify is None else _block(client, watches.notify)
-    stated = automations(watches, block)
+    found = {name: client.read_automations_by_name(name)[:1] for name in (ZOMBIE, STUCK, AWAY)}
+    stated = _automations(
+        silent_s=watches.silent_s or _waits(found[ZOMBIE]) or _SILENT_S,
+        stuck_s=watches.stuck_s or _waits(found[STUCK]) or _STUCK_S,
+        block=_told(found[AWAY]) if watches.notify is None else _block(client, watches.notify),
+    )
     for automation in stated:
-        found = client.read_automations_by_name(automation.name)
-        if not found:
+        for kept in found[automation.name]:
+            update = automation.model_copy(update={"enabled": kept.enabled})
+            client.update_automation(kept.id, update)
+        if not found[automation.name]:
             client.create_automation(automation)
-            continue
-        kept = automation.model_copy(update={"enabled": found[0].enabled})
-        client.update_automation(found[0].id, kept)
-    return [automation.name for automation in stated]
+    return list(found)
 
 
-def automations(watches: Watches, block: UUID | None) -> list[AutomationCore]:
+def _waits(found: list[Automation]) -> int | None:
+    for automation in found:
+        if isinstance(automation.trigger, EventTrigger):
+            return int(automation.trigger.within.total_seconds())
+    return None
+
+
+def _told(found: list[Automation]) -> UUID | None:
+    actions = [action for automation in found for action in automation.actions]
+    blocks = [each.block_document_id for each in actions if isinstance(each, SendNotification)]
+    return blocks[0] if blocks else None
+
+
+def _automations(*, silent_s: int, stuck_s: int, block: UUID | None) -> list[AutomationCore]:
     """List the automations, with a notification to ``block`` where there is one."""
     crash = ChangeFlowRunState(
         name="Crashed",
         state=StateType.CRASHED,
-        message=f"no heartbeat for {watches.silent_s} s; run the campaign again, it goes on",
+        message=f"no heartbeat for {silent_s} s; run the campaign again, it goes on",
         force=False,
     )
     return [
@@ -87,14 +107,14 @@ def automations(watches: Watches, block: UUID | None) -> list[AutomationCore]:
             name=ZOMBIE,
             description="Marks a run of the coordinator Crashed when its process is gone.",
             trigger=_silence(
-                (RUN_CAMPAIGN, FEDERATED_ROUND, EVALUATE_RELEASE, LOCK_CAMPAIGN), watches.silent_s
+                (RUN_CAMPAIGN, FEDERATED_ROUND, EVALUATE_RELEASE, LOCK_CAMPAIGN), silent_s
             ),
             actions=[crash, *_notices(block, "a run ended without a word")],
         ),
         AutomationCore(
             name=STUCK,
             description="Reports a round that is open beyond every campaign's deadline.",
-            trigger=_overdue(watches.stuck_s),
+            trigger=_overdue(stuck_s),
             actions=_notices(block, "a round is open for too long") or [DoNothing()],
         ),
         AutomationCore(
@@ -150,7 +170,9 @@ def _notices(block: UUID | None, subject: str) -> list[ActionTypes]:
     return [SendNotification(block_document_id=block, subject=f"fedloom: {subject}", body=body)]
 
 
-def _block(client: SyncPrefectClient, named: str) -> UUID:
+def _block(client: SyncPrefectClient, named: str) -> UUID | None:
+    if not named:
+        return None
     kind, _, name = named.partition("/")
     try:
         return client.read_block_document_by_name(name, kind).id

@@ -14,13 +14,26 @@ from flows.cli.context import HomeOption, JsonOption, use_coordinator
 from flows.cli.output import console_err, print_json
 
 NotifyOption = Annotated[
-    str, typer.Option(help="Notification block to tell, as type/name; empty: nobody.")
+    str | None,
+    typer.Option(
+        help="Notification block to tell, as type/name; empty: nobody; not given: as it was."
+    ),
 ]
 SilentOption = Annotated[
-    int, typer.Option(min=90, help="Seconds without a heartbeat until a run counts as crashed.")
+    int | None,
+    typer.Option(
+        min=90,
+        help="Seconds without a heartbeat until a run counts as crashed; at first 600, then as "
+        "it was.",
+    ),
 ]
 StuckOption = Annotated[
-    int, typer.Option(min=60, help="Seconds until an open round is reported; over all deadlines.")
+    int | None,
+    typer.Option(
+        min=60,
+        help="Seconds until an open round is reported, over all deadlines; at first a day, then "
+        "as it was.",
+    ),
 ]
 CampaignsOption = Annotated[
     int, typer.Option(min=0, help="Campaigns that run at one time; 0 leaves the limit as it is.")
@@ -51,16 +64,16 @@ def secrets(
 def register(  # noqa: PLR0913, PLR0917  one parameter per option of the command
     bucket: BucketOption = None,
     campaigns: CampaignsOption = 0,
-    silent_after: SilentOption = 600,
-    stuck_after: StuckOption = 86_400,
-    notify: NotifyOption = "",
+    silent_after: SilentOption = None,
+    stuck_after: StuckOption = None,
+    notify: NotifyOption = None,
     home: HomeOption = Path(".fedloom"),
     json_output: JsonOption = False,
 ) -> None:
     """Make at store and Prefect what campaigns need; safe to repeat, and run at every start.
 
     Buckets, work pools and deployments of all enrolled sites, and automations for silent runs,
-    stuck rounds and absent workers.
+    stuck rounds and absent workers. What is not stated stays as an earlier call set it.
 
     Example: `fedloom register --campaigns 4 --notify slack-webhook/ops`
     """
@@ -70,7 +83,7 @@ def register(  # noqa: PLR0913, PLR0917  one parameter per option of the command
 
     sites = _prepared_store(bucket or [])
     registration.register(sites=sites)
-    watches = Watches(silent_s=silent_after, stuck_s=stuck_after, notify=notify or None)
+    watches = Watches(silent_s=silent_after, stuck_s=stuck_after, notify=notify)
     with registration.api() as client:
         watched = watch(client, watches)
         if campaigns:

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import BlockDocumentCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Running
 
@@ -29,6 +30,8 @@ from flows.schedules import Schedule, read_schedules, remove_schedule, write_sch
 from flows.servers import MLFLOW_ENV, start_prefect
 
 ROOT = Path(__file__).parents[2]
+NOTIFICATION = "send-notification"
+DEFAULTS = Watches(silent_s=600, stuck_s=86_400, notify="")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,7 @@ def test_register_makes_pools_deployments_and_automations_and_may_be_repeated(cl
 
 
 def test_automation_that_a_person_switched_off_stays_off(client):
-    watch(client, Watches())
+    watch(client, DEFAULTS)
     (found,) = client.read_automations_by_name(ZOMBIE)
     client.pause_automation(found.id)
 
@@ -81,6 +84,33 @@ def test_automation_that_a_person_switched_off_stays_off(client):
     assert not after.enabled
     assert after.trigger.within == timedelta(seconds=900)
     client.resume_automation(found.id)
+
+
+def test_registration_at_a_later_start_keeps_what_was_stated_once(client, tmp_path):
+    hook = {"url": "https://hooks.example.org/services/x"}
+    kind = client.read_block_type_by_slug("slack-webhook")
+    schema = client.get_most_recent_block_schema_for_block_type(kind.id)
+    block = client.create_block_document(
+        BlockDocumentCreate(name="ops", data=hook, block_type_id=kind.id, block_schema_id=schema.id)
+    )
+    stated = ("--notify", "slack-webhook/ops", "--stuck-after", "172800", "--silent-after", "900")
+    first = command("register", *stated, client=client, store=tmp_path)
+
+    again = command("register", client=client, store=tmp_path)
+
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
+    found = {each.name: each for each in client.read_automations()}
+    assert found[ZOMBIE].trigger.within == timedelta(seconds=900)
+    assert found[STUCK].trigger.within == timedelta(seconds=172_800)
+    assert {name: blocks_told(each) for name, each in found.items()} == {
+        name: [block.id] for name in (ZOMBIE, STUCK, AWAY)
+    }
+    watch(client, DEFAULTS)
+    assert [blocks_told(each) for each in client.read_automations()] == [[], [], []]
+
+
+def blocks_told(automation) -> list[UUID]:
+    return [each.block_document_id for each in automation.actions if each.type == NOTIFICATION]
 
 
 def test_block_that_prefect_does_not_know_is_refused(client):
@@ -98,7 +128,7 @@ def test_run_of_the_coordinator_that_falls_silent_is_marked_crashed_and_a_sessio
     assert within(60, lambda: state(client, silent["run-campaign"]) == "CRASHED")
     assert "run the campaign again" in client.read_flow_run(silent["run-campaign"]).state.message
     assert state(client, silent["site-session"]) == "RUNNING"
-    watch(client, Watches())
+    watch(client, DEFAULTS)
 
 
 @pytest.mark.slow
@@ -114,7 +144,7 @@ def test_run_that_keeps_beating_stays_running_and_may_end(client):
     client.set_flow_run_state(runs["run-campaign"], Completed())
     time.sleep(20)
     assert state(client, runs["run-campaign"]) == "COMPLETED"
-    watch(client, Watches())
+    watch(client, DEFAULTS)
 
 
 @pytest.mark.slow
@@ -124,7 +154,7 @@ def test_round_that_stays_open_is_an_event_that_people_see(client):
 
     assert within(60, lambda: triggered(client, STUCK))
     assert state(client, open_round) == "RUNNING"
-    watch(client, Watches())
+    watch(client, DEFAULTS)
 
 
 def running(client: SyncPrefectClient, flow_name: str) -> UUID:
@@ -208,6 +238,21 @@ def test_schedule_of_a_campaign_is_replaced_shown_and_taken_away(client):
     remove_schedule("another")
 
 
+def test_schedule_that_a_person_paused_stays_paused_and_the_same_under_another_line(client):
+    write_schedule(Schedule("paused", cron="0 1 * * *"))
+    deployment_id = client.read_deployment_by_name("run-campaign/run-campaign").id
+    (before,) = client.read_deployment_schedules(deployment_id)
+    client.update_deployment_schedule(deployment_id, before.id, active=False)
+
+    write_schedule(Schedule("paused", cron="0 2 * * *", rounds=3))
+
+    (after,) = client.read_deployment_schedules(deployment_id)
+    assert after.id == before.id
+    assert read_schedules() == [Schedule("paused", cron="0 2 * * *", rounds=3, is_active=False)]
+    assert after.parameters == {"campaign_id": "paused", "rounds": 3}
+    remove_schedule("paused")
+
+
 def test_run_that_the_clock_starts_names_the_campaign(client):
     write_schedule(Schedule("by-the-clock", cron="* * * * *", rounds=1))
     wanted = {"campaign_id": "by-the-clock", "rounds": 1}
@@ -236,21 +281,6 @@ def test_campaign_that_is_not_frozen_is_not_scheduled(client, tmp_path):
     assert found.returncode == 2
     assert "nobody" in found.stderr
     assert read_schedules() == []
-
-
-def test_schedule_that_a_person_paused_stays_paused_and_the_same_under_another_line(client):
-    write_schedule(Schedule("paused", cron="0 1 * * *"))
-    deployment_id = client.read_deployment_by_name("run-campaign/run-campaign").id
-    (before,) = client.read_deployment_schedules(deployment_id)
-    client.update_deployment_schedule(deployment_id, before.id, active=False)
-
-    write_schedule(Schedule("paused", cron="0 2 * * *", rounds=3))
-
-    (after,) = client.read_deployment_schedules(deployment_id)
-    assert after.id == before.id
-    assert read_schedules() == [Schedule("paused", cron="0 2 * * *", rounds=3, is_active=False)]
-    assert after.parameters == {"campaign_id": "paused", "rounds": 3}
-    remove_schedule("paused")
 
 
 @pytest.mark.parametrize(
