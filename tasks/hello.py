@@ -14,7 +14,7 @@ from packaging.version import Version
 from pydantic import Field, StringConstraints
 
 from fl_core.artifacts.documents import Document
-from fl_core.campaign.specs import Name
+from fl_core.campaign.specs import Line, Name
 
 PROTOCOL = 1
 """Number of the documents and of the gateway's paths; another one cannot be talked to."""
@@ -28,6 +28,8 @@ HELLO_CHECK = f"{HELLO}?{CHECK}=1"
 
 LIBRARIES = ("torch", "transformers", "peft")
 Words = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9.+!_-]*$")]
+# They go into the site's log and onto its terminal, where a line break or an escape would forge.
+Complaint = Annotated[Line, Field(max_length=300)]
 
 
 class Hello(Document):
@@ -53,7 +55,7 @@ class Welcome(Document):
     """
 
     fedloom: Words
-    complaints: tuple[str, ...] = ()
+    complaints: Annotated[tuple[Complaint, ...], Field(max_length=16)] = ()
 
 
 def own_hello(site: str) -> Hello:

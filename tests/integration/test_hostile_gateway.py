@@ -160,8 +160,22 @@ def test_text_of_a_refusal_is_one_short_plain_line(told):
     assert len(str(caught.value)) < 500
 
 
+def complaining(*complaints):
+    return json.dumps({"fedloom": "1", "complaints": complaints}).encode()
+
+
 @pytest.mark.parametrize(
-    "body", [b"{}", b'{"fedloom": "1", "complaints": ["x"], "run": "rm"}', DEEP]
+    "body",
+    [
+        b"{}",
+        b'{"fedloom": "1", "complaints": ["x"], "run": "rm"}',
+        DEEP,
+        complaining("x\x1b]0;owned\x07\x1b[2J"),
+        complaining("x\n2026-11-25 03:00:00 INFO flows.site_worker worker ready"),
+        complaining("x" * 301),
+        complaining(*["x"] * 17),
+    ],
+    ids=["empty", "another key", "deep", "escapes", "line of a log", "long", "many"],
 )
 def test_welcome_that_is_none_is_refused(told, liar, body):
     told(headers={"content-length": str(len(body))}, pieces=(body,))
