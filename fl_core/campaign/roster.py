@@ -6,9 +6,9 @@ whose key changed has its old entry, revoked, beside the new one. A round's plan
 that it was drawn from, so what an old key signed for an old round keeps verifying for ever.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -19,6 +19,8 @@ from fl_core.campaign.specs import Name
 from fl_core.errors import CampaignError
 
 PublicKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+Withdrawal = Literal["changed", "replaced", "revoked"]
 
 
 class RosterEntry(Document):
@@ -32,6 +34,8 @@ class RosterEntry(Document):
         since: When these keys were admitted, UTC.
         revoked: When they were withdrawn, or None.
         reason: Why they were withdrawn, in the words of whoever did; sites can read it.
+        withdrawal: How they ended: ``changed`` by whoever held them, ``replaced`` or ``revoked`` by
+            a person at the coordinator; None for keys that stand, and in rosters of before.
     """
 
     site: Name
@@ -41,6 +45,7 @@ class RosterEntry(Document):
     since: datetime
     revoked: datetime | None = None
     reason: Annotated[str, Field(max_length=200)] | None = None
+    withdrawal: Withdrawal | None = None
 
 
 class Roster(Document):
@@ -59,6 +64,24 @@ class Roster(Document):
     def history(self, site: str) -> tuple[RosterEntry, ...]:
         """Return all entries that a site ever had, oldest first."""
         return tuple(entry for entry in self.entries if entry.site == site)
+
+    def disowned(self, earlier: "Roster") -> tuple[str, ...]:
+        """Return the sites of an earlier roster whose keys of then nobody vouches for any more.
+
+        A site that changed its keys itself still vouches for the old ones; a person who revoked or
+        replaced them does not, unless the same signing key was admitted again.
+        """
+        return tuple(site for site in earlier.names() if self._is_disowned(earlier, site))
+
+    def _is_disowned(self, earlier: "Roster", site: str) -> bool:
+        then, now = earlier.entry(site), self.entry(site)
+        if then is None or (now is not None and now.signing_key == then.signing_key):
+            return False
+        # Nothing is taken out of a roster, so the entries of since stand behind those of then.
+        since = self.history(site)[len(earlier.history(site)) - 1 :]
+        return now is None or any(
+            each.revoked is not None and each.withdrawal != "changed" for each in since
+        )
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all sites that are enrolled and not revoked."""
@@ -103,8 +126,9 @@ def enrol(store: ObjectStore, entry: RosterEntry, *, is_confirmed: bool = False)
         if not is_same_key:
             _require_confirmed(known, earlier, is_confirmed=is_confirmed)
         _require_fresh(roster, entry)
-        why = "certificate or declared size changed" if is_same_key else "enrolled again"
-        return _replaced(roster, entry, why=why)
+        if is_same_key:
+            return _replaced(roster, entry, why="certificate or declared size changed")
+        return _replaced(roster, entry, why="enrolled again", how="replaced")
 
     return _write_next(store, changed)
 
@@ -122,7 +146,8 @@ def revoke(store: ObjectStore, site: str, *, now: datetime, reason: str) -> Rost
             raise CampaignError(
                 f"no site {site!r} is enrolled{was}", hint="`fedloom sites` lists all of them"
             )
-        return _longer(roster, _without(roster, site, now=now, reason=reason))
+        withdrawn = {"revoked": now, "reason": reason, "withdrawal": "revoked"}
+        return _longer(roster, _without(roster, site, withdrawn))
 
     return _write_next(store, changed)
 
@@ -163,17 +188,18 @@ def _write_next(store: ObjectStore, change: Callable[[Roster], Roster]) -> Roste
             return longer
 
 
-def _replaced(roster: Roster, entry: RosterEntry, *, why: str) -> Roster:
-    kept = _without(roster, entry.site, now=entry.since, reason=why)
-    return _longer(roster, (*kept, entry))
+def _replaced(
+    roster: Roster, entry: RosterEntry, *, why: str, how: Withdrawal = "changed"
+) -> Roster:
+    withdrawn = {"revoked": entry.since, "reason": why, "withdrawal": how}
+    return _longer(roster, (*_without(roster, entry.site, withdrawn), entry))
 
 
 def _longer(roster: Roster, entries: tuple[RosterEntry, ...]) -> Roster:
     return Roster(version=roster.version + 1, entries=entries)
 
 
-def _without(roster: Roster, site: str, *, now: datetime, reason: str) -> tuple[RosterEntry, ...]:
-    withdrawn = {"revoked": now, "reason": reason}
+def _without(roster: Roster, site: str, withdrawn: Mapping[str, object]) -> tuple[RosterEntry, ...]:
     return tuple(
         each.model_copy(update=withdrawn) if each.site == site and each.revoked is None else each
         for each in roster.entries

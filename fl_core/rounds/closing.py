@@ -34,7 +34,7 @@ def close_collection(  # noqa: PLR0913  what a round's end is decided from, by n
     """Freeze the answers once the round's rule says that it goes on; None before that.
 
     Whoever calls second, also after a crash, gets what was frozen first: later arrivals are
-    ignored for good. A site that was revoked since the plan is left out, whatever it sent.
+    ignored for good. A site whose keys were withdrawn since the plan is left out, whatever it sent.
 
     Args:
         assembly: The campaign's parts.
@@ -72,12 +72,13 @@ def close_collection(  # noqa: PLR0913  what a round's end is decided from, by n
 
 def _of_revoked(store: ObjectStore, plan: RoundPlan) -> dict[str, SiteAnswer]:
     # Whoever holds a key that was withdrawn may have signed with it: what it sent counts no more,
-    # and what it has not sent is not waited for. A key that was changed stays good for its round.
+    # and what it has not sent is not waited for, also when the site is back with other keys. One
+    # that the site itself changed stays good for its round.
     newest = store.list(keys.ROSTERS)[-1:]
     if newest == [keys.roster(plan.roster_version)]:
         return {}
-    roster = latest_roster(store)
-    gone = [site for site in plan.cohort if roster.entry(site) is None]
+    disowned = latest_roster(store).disowned(read_roster(store, plan.roster_version))
+    gone = [site for site in plan.cohort if site in disowned]
     return dict.fromkeys(gone, SiteAnswer(status="rejected", reason="revoked"))
 
 

@@ -8,13 +8,14 @@ import logging
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from importlib.metadata import version
+from typing import TypeVar
 
 from fl_core.artifacts import keys
-from fl_core.artifacts.documents import read_document, write_document
+from fl_core.artifacts.documents import Document, read_document, write_document
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly, assemble, site_weights
 from fl_core.campaign.campaign import Campaign
-from fl_core.campaign.roster import Roster, latest_roster
+from fl_core.campaign.roster import Roster, latest_roster, read_roster
 from fl_core.cohorts.rules import draw_cohort, require_speed_says_nothing
 from fl_core.errors import (
     CampaignError,
@@ -28,6 +29,7 @@ from fl_core.rounds.collection import MAX_DOCUMENT_BYTES
 from fl_core.rounds.documents import Collected, Outcome, RoundChoice, RoundPlan
 from fl_core.rounds.upload_time import upload_time
 
+D = TypeVar("D", bound=Document)
 log = logging.getLogger(__name__)
 
 CAMPAIGNS_OWN = RoundChoice()
@@ -208,15 +210,31 @@ def declared_sizes(roster: Roster, sites: Iterable[str]) -> dict[str, int]:
 
 
 def available_sites(assembly: Assembly, store: ObjectStore) -> list[str]:
-    """Return the sites that may be asked: enrolled, with budget left, and not gone for good."""
-    weights = site_weights(assembly.campaign, latest_roster(store))
-    spent = {
-        site
-        for collected in _earlier(store, assembly.campaign.id)
-        for site, answer in collected.answers.items()
-        if answer.status == "declined" and answer.reason in NOT_ASKED_AGAIN
-    }
-    return sorted(site for site in weights if site not in spent)
+    """Return the sites that may be asked: enrolled, with budget left, and not gone for good.
+
+    What a key said that does not stand for the site any more does not keep it out: whoever stole
+    it may have said so. A site that is gone says it again under its next key.
+    """
+    campaign, roster = assembly.campaign, latest_roster(store)
+    spent: set[str] = set()
+    for collected in _earlier(store, campaign.id):
+        gone = {
+            site
+            for site, answer in collected.answers.items()
+            if answer.status == "declined" and answer.reason in NOT_ASKED_AGAIN
+        }
+        key = keys.plan(campaign.id, collected.round)
+        plan = _readable(store, key, RoundPlan) if gone else None
+        if plan is not None:
+            then = _signing_keys(read_roster(store, plan.roster_version), gone)
+            now = _signing_keys(roster, gone)
+            spent.update(site for site in gone if then[site] == now[site])
+    return sorted(site for site in site_weights(campaign, roster) if site not in spent)
+
+
+def _signing_keys(roster: Roster, sites: Iterable[str]) -> dict[str, str | None]:
+    entries = {site: roster.entry(site) for site in sites}
+    return {site: None if entry is None else entry.signing_key for site, entry in entries.items()}
 
 
 def current_adapter(store: ObjectStore, campaign: Campaign, *, before: int) -> str:
@@ -239,13 +257,13 @@ def read_outcome(store: ObjectStore, campaign_id: str, round_number: int) -> Out
 def _earlier(store: ObjectStore, campaign_id: str) -> list[Collected]:
     found = [key for key in store.list(keys.rounds(campaign_id)) if key.endswith("/collected.json")]
     own = [key for key in found if keys.round_of(key) is not None]
-    return [read for key in own if (read := _readable(store, key)) is not None]
+    return [read for key in own if (read := _readable(store, key, Collected)) is not None]
 
 
-def _readable(store: ObjectStore, key: str) -> Collected | None:
+def _readable(store: ObjectStore, key: str, model: type[D]) -> D | None:
     try:
-        return read_document(store, key, Collected)
+        return read_document(store, key, model)
     except ObjectCorrupt as error:
         # Its own round is closed as failed; the later ones must not end on it too.
-        log.warning("collection is not readable and counts for nothing: %s", error)
+        log.warning("document of a round is not readable and counts for nothing: %s", error)
         return None

@@ -4,7 +4,7 @@ import pytest
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import to_bytes
-from fl_core.campaign.roster import latest_roster, revoke, rotate
+from fl_core.campaign.roster import RosterEntry, enrol, latest_roster, revoke, rotate
 from fl_core.rounds.collection import examine_site
 from fl_core.rounds.status import next_round
 from fl_core.updates.manifest import Declined
@@ -95,3 +95,51 @@ def test_site_that_is_out_of_budget_or_has_left_is_not_asked_again(reason):
     assert (answer.status, answer.reason) == ("declined", reason)
     assert outcome.status == "released"
     assert plan_of(world, 2).cohort == ("a", "b")
+
+
+def comes_back(world, site):
+    """Enrol a site under another key, as a person confirmed."""
+    key = generate_key()
+    entry = RosterEntry(site=site, signing_key=public_hex(key), since=NOW)
+    enrol(world.store, entry, is_confirmed=True)
+    return key
+
+
+@pytest.mark.parametrize("is_revoked_first", [True, False], ids=["revoked", "key-lost"])
+def test_what_a_withdrawn_key_signed_does_not_count_when_the_site_is_back(is_revoked_first):
+    world = world_of(campaign_of())
+    for site in "abc":
+        take_part(world, site)
+    if is_revoked_first:
+        revoke_c(world)
+    comes_back(world, "c")
+
+    outcome = finish(world)
+
+    answer = collect(world).answers["c"]
+    assert (answer.status, answer.reason) == ("rejected", "revoked")
+    assert outcome.contributors == ("a", "b")
+
+
+def test_update_counts_when_the_key_that_signed_it_was_admitted_again():
+    world = world_of(campaign_of())
+    for site in "abc":
+        take_part(world, site)
+    known = latest_roster(world.store).entry("c")
+    revoke_c(world)
+    enrol(world.store, known, is_confirmed=True)
+
+    assert collect(world).accepted == ["a", "b", "c"]
+
+
+def test_site_is_asked_again_when_the_key_that_said_it_left_is_not_its_key_any_more():
+    world = world_of(campaign_of())
+    for site in "ab":
+        take_part(world, site)
+    declined = Declined(campaign_digest=world.assembly.digest, round=1, site="c", reason="left")
+    signed = sign(declined, world.sites["c"].key)
+    world.store.put_once(keys.declined("tiny", 1, "c"), to_bytes(signed))
+    finish(world)
+    comes_back(world, "c")
+
+    assert plan_of(world, 2).cohort == ("a", "b", "c")

@@ -69,7 +69,7 @@ def test_revoked_site_is_out_of_the_next_roster_and_stays_in_the_earlier_one():
     assert roster.names() == ("south",)
     assert read_roster(store, 2).entry("north") == NORTH
     (kept,) = roster.history("north")
-    assert (kept.revoked, kept.reason) == (LATER, "laptop stolen")
+    assert (kept.revoked, kept.reason, kept.withdrawal) == (LATER, "laptop stolen", "revoked")
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,7 @@ def test_lost_key_is_replaced_only_when_a_person_confirms():
 
     assert roster.entry("north") == NEXT
     assert roster.history("north")[0].reason == "enrolled again"
+    assert roster.history("north")[0].withdrawal == "replaced"
 
 
 def test_rotation_puts_the_next_keys_in_place_and_the_second_time_changes_nothing():
@@ -113,6 +114,7 @@ def test_rotation_puts_the_next_keys_in_place_and_the_second_time_changes_nothin
 
     assert first == again
     assert first.entry("north") == NEXT
+    assert first.history("north")[0].withdrawal == "changed"
     assert read_roster(store, 1).entry("north") == NORTH
 
 
