@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer.main
 import yaml
 from mlflow import environment_variables
 from mlflow.cli import server as mlflow_server
@@ -18,6 +19,7 @@ from packaging.version import Version
 from prefect.settings.models.root import Settings
 from sources import ROOT
 
+from flows.cli.main import app
 from tasks import settings
 
 DOCKER = ROOT / "docker"
@@ -339,3 +341,19 @@ def test_program_sees_a_secret_that_lies_in_a_file(tmp_path):
     ]
     assert refused.returncode == 78
     assert "A_FILE names" in refused.stderr
+
+
+def test_what_commands_write_into_a_checkout_is_no_part_of_the_repository():
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    commands = typer.main.get_command(app).commands
+    options = [
+        *commands["site"].commands["init"].params,
+        *commands["federation"].commands["init"].params,
+    ]
+    folders = {str(each.default) for each in options if each.name in {"home", "folder"}}
+
+    assert {"site", "federation"} <= folders
+    # The rest: docs/deploy.md, where secrets go on one host and for a cluster.
+    written = {f"/{name}/" for name in folders - {".fedloom"}} | {"docker/secrets/", "/secrets/"}
+    assert written <= set(ignored)
+    assert {".fedloom/", "docker/.env"} <= set(ignored)
