@@ -20,7 +20,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import CancelledRun
 from prefect.states import Cancelled
 
-from flows.registration import EVALUATE_RELEASE, LOCK_CAMPAIGN, RUN_CAMPAIGN, api, register
+from flows.prefect_names import EVALUATE_RELEASE, LOCK_CAMPAIGN, RUN_CAMPAIGN
+from flows.registration import api, register
 from flows.session_watch import SessionWatch, ensure_sessions, settle_sessions
 from flows.sessions import (
     FINAL,

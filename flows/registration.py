@@ -24,15 +24,16 @@ from prefect.utilities.callables import (
 from prefect.utilities.importtools import import_object
 
 from fl_core.errors import ServerFailed
-
-COORDINATOR_POOL = "coordinator"
-EVALUATION_POOL = "evaluation"
-# Spelled here too, because flows.site_worker would load Prefect's whole worker code.
-WORKER_TYPE = "fedloom-site"
-RUN_CAMPAIGN = "run-campaign"
-SITE_SESSION = "site-session"
-EVALUATE_RELEASE = "evaluate-release"
-LOCK_CAMPAIGN = "lock-campaign"
+from flows.prefect_names import (
+    COORDINATOR_POOL,
+    EVALUATE_RELEASE,
+    EVALUATION_POOL,
+    LOCK_CAMPAIGN,
+    RUN_CAMPAIGN,
+    SITE_SESSION,
+    WORKER_TYPE,
+    site_pool,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +79,6 @@ class Deployment:
     def full_name(self) -> str:
         """``flow/deployment``, as Prefect addresses it."""
         return f"{self.flow_name}/{self.name}"
-
-
-def site_pool(site: str) -> str:
-    """Return the name of a site's work pool."""
-    return f"site-{site}"
 
 
 def pools(sites: Iterable[str]) -> list[Pool]:

@@ -6,19 +6,13 @@ client of this process and of its child is given is the egress on loopback.
 
 import os
 
+from flows.prefect_names import SITE_SESSION, site_pool
 from flows.way_out import WayOut, open_way_out
 from tasks.gateway_access import SiteDoor
 from tasks.site_config import SiteConfig, SiteHome
 
 SITE_HOME = "FEDLOOM_SITE_HOME"
-# Spelled here too, because flows.registration imports Prefect.
-SITE_SESSION = "site-session"
 _GIB = 1 << 30
-
-
-def site_pool(site: str) -> str:
-    """Return the name of a site's work pool."""
-    return f"site-{site}"
 
 
 def serve_site(home: SiteHome, config: SiteConfig) -> None:

@@ -18,7 +18,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Crashed
 
 from fl_core.errors import RunCancelled
-from flows.registration import SITE_SESSION, api, site_pool
+from flows.prefect_names import SITE_SESSION, site_pool
+from flows.registration import api
 from flows.sessions import (
     FINAL,
     PAGE,

@@ -21,7 +21,8 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Cancelling
 
-from flows.registration import RUN_CAMPAIGN, SITE_SESSION, api
+from flows.prefect_names import RUN_CAMPAIGN, SITE_SESSION
+from flows.registration import api
 
 PAGE = 200
 # A worker stops a cancelled run within seconds; after this nobody is there to confirm it.

@@ -16,7 +16,8 @@ from prefect.client.schemas.objects import FlowRun, Worker, WorkerStatus
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled
 
-from flows.registration import api, site_pool
+from flows.prefect_names import site_pool
+from flows.registration import api
 
 _PAGE = 200
 _LIVE = ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING"]

@@ -50,6 +50,7 @@ from prefect.workers.base import (
 from fl_core.errors import ServerFailed
 from flows.child_process import Limits, WarmChild
 from flows.patience import LONGEST_WAIT_S, done_before, repeat, until_done
+from flows.prefect_names import WORKER_TYPE
 from flows.run_requests import asked_for_more
 from flows.warm_child import REFUSED, ChildSetup, Job, RunEnd, show_own_logs
 from flows.worker_lock import WorkerLock
@@ -58,7 +59,6 @@ from tasks.gateway_client import PROCESS
 if TYPE_CHECKING:
     from flows.way_out import WayOut
 
-WORKER_TYPE = "fedloom-site"
 POLL_S = 0.5
 IDLE_POLL_S = 5.0
 # A session's watch, and so how late a cancelled one may notice.

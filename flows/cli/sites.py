@@ -306,7 +306,7 @@ def evaluation_start(home: HomeOption = Path(".fedloom")) -> None:
     Example: `fedloom evaluation start`
     """
     use_coordinator(home)
-    from flows.registration import EVALUATE_RELEASE, EVALUATION_POOL, LOCK_CAMPAIGN
+    from flows.prefect_names import EVALUATE_RELEASE, EVALUATION_POOL, LOCK_CAMPAIGN
     from flows.site_worker import run_worker
 
     run_worker(

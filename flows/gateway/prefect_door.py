@@ -25,9 +25,7 @@ from starlette.routing import Route
 from flows.gateway import prefect_words as words
 from flows.gateway.bodies import Bodies
 from flows.gateway.limits import MAX_API_BYTES
-
-SESSION_FLOW = "site-session"
-"""Name of the only flow that sites run."""
+from flows.prefect_names import SITE_SESSION, site_pool
 
 _TIMEOUT_S = 30.0
 _FOUND, _MISSING = 200, 404
@@ -51,11 +49,6 @@ class PrefectAccess:
 
     url: str | None
     auth: str | None = field(default=None, repr=False)
-
-
-def pool_of(site: str) -> str:
-    """Return the name of a site's work pool, as ``flows.registration`` makes it."""
-    return f"site-{site}"
 
 
 class PrefectDoor:
@@ -162,13 +155,13 @@ class PrefectDoor:
 
     async def _flow(self, request: Request) -> Response:
         answer = await self._ask(request, f"/flows/{request.path_params['id']}")
-        if answer.status_code != _FOUND or answer.json().get("name") != SESSION_FLOW:
+        if answer.status_code != _FOUND or answer.json().get("name") != SITE_SESSION:
             raise _not_yours()
         return _passed(answer)
 
     async def _deployment(self, request: Request) -> Response:
         answer = await self._ask(request, f"/deployments/{request.path_params['id']}")
-        own = pool_of(request.state.site)
+        own = site_pool(request.state.site)
         if answer.status_code != _FOUND or answer.json().get("work_pool_name") != own:
             raise _not_yours()
         return _passed(answer)
@@ -188,7 +181,7 @@ class PrefectDoor:
             answer = await self._ask_for("GET", f"/flow_runs/{run}")
             if answer.status_code == _FOUND:
                 _keep(self._pools, run, str(answer.json().get("work_pool_name")))
-        if self._pools.get(run) != pool_of(request.state.site):
+        if self._pools.get(run) != site_pool(request.state.site):
             raise _not_yours()
 
     async def _require_own_task(self, event: words.CleanEvent) -> None:
@@ -232,7 +225,7 @@ def _away() -> HTTPException:
 
 
 def _own_pool(request: Request) -> str:
-    own = pool_of(request.state.site)
+    own = site_pool(request.state.site)
     if request.path_params["pool"] != own:
         raise _not_yours()
     return own

@@ -13,8 +13,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.types._datetime import now as prefect_now
 
 from fl_core.artifacts.documents import to_bytes
-from flows.gateway.prefect_door import SESSION_FLOW, pool_of
-from flows.registration import SITE_SESSION, site_pool
+from flows.prefect_names import SITE_SESSION, site_pool
 from tasks.hello import HELLO_CHECK, own_hello
 
 CLOSED = {"detail": "this is not for this site"}
@@ -36,11 +35,6 @@ def north(gateway):
 def runs(gateway):
     """A session run of each of two sites, by site."""
     return {site: gateway.session(site) for site in ("north", "south")}
-
-
-def test_names_that_the_gateway_knows_are_those_of_the_registration():
-    assert SITE_SESSION == SESSION_FLOW
-    assert pool_of("north") == site_pool("north")
 
 
 def test_site_that_has_not_said_hello_gets_no_session(gateway):

@@ -17,7 +17,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 
 from flows.processes import ServerProcess
-from flows.site_worker import WORKER_TYPE
+from flows.prefect_names import WORKER_TYPE
 
 HERE = Path(__file__).parent
 ALLOWED = {

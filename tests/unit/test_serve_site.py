@@ -5,8 +5,6 @@ import tomllib
 import pytest
 
 from fl_core.errors import CampaignError
-from flows import registration, serve_site
-from flows.site_session import site_session
 from tasks.hello import Welcome
 from tasks.site_config import checked_config, config_text
 
@@ -14,11 +12,6 @@ from tasks.site_config import checked_config, config_text
 def config_of(**more):
     plain = {"site": "north", "data": "rows.csv", "gateway": {"url": "https://fl.example.org"}}
     return checked_config(plain | more, source="here")
-
-
-def test_pool_and_flow_have_the_names_that_the_coordinator_gave_them():
-    assert serve_site.site_pool("north") == registration.site_pool("north")
-    assert serve_site.SITE_SESSION == registration.SITE_SESSION == site_session.name
 
 
 @pytest.mark.parametrize(
