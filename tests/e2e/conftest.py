@@ -1,6 +1,5 @@
 """One federation per session: servers, two sites with real rows, and their workers."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from flows import local_stack
 from flows.demo import SERIES
 from flows.demo_data import write_demo
 from flows.local_sites import LocalSite, make_local_site, site_home
-from flows.local_workers import environment, start_workers
+from flows.local_workers import start_workers
 from flows.processes import ended_with_this_process
 from tests.e2e.federation import SITES, Federation
 
@@ -35,13 +34,7 @@ def federation() -> Iterator[Federation]:
         with ended_with_this_process():
             stack = local_stack.start(home)
             make_sites(home, folder)
-            saved = dict(os.environ)
-            os.environ.update(environment(stack))
-            try:
-                enrol(Federation(stack, folder))
-            finally:
-                os.environ.clear()
-                os.environ.update(saved)
+            enrol(Federation(stack, folder))
             start_workers(stack)
             yield Federation(stack, folder)
             local_stack.stop(home)

@@ -1,6 +1,5 @@
 """A federation over an example of the project: its own rows, its own sites, real servers."""
 
-import os
 import shutil
 import sys
 import tempfile
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from flows import local_stack
 from flows.local_sites import LocalSite, make_local_site, site_home
-from flows.local_workers import environment, start_workers
+from flows.local_workers import start_workers
 from flows.processes import ended_with_this_process
 from tests.e2e.federation import Federation
 
@@ -64,12 +63,6 @@ def _write_rows(example: Path, folder: Path) -> None:
 
 
 def _enrol(federation: Federation) -> None:
-    saved = dict(os.environ)
-    os.environ.update(environment(federation.stack))
-    try:
-        for site in federation.sites:
-            file = federation.site_home(site) / "enrol.json"
-            federation.fedloom("enrol", str(file), "--home", str(federation.home), "--yes")
-    finally:
-        os.environ.clear()
-        os.environ.update(saved)
+    for site in federation.sites:
+        file = federation.site_home(site) / "enrol.json"
+        federation.fedloom("enrol", str(file), "--home", str(federation.home), "--yes")
