@@ -11,16 +11,28 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from importlib.metadata import distribution
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import pytest
 
-from flows.local_stack import restart_server
+from fl_core.artifacts import keys
+from flows.local_stack import start
 from flows.local_workers import site_environment, start_worker, start_workers
 from flows.processes import is_alive, stop
 from tests.e2e.federation import SITES, Federation, wait_until
-from tests.e2e.test_kill import require_finished_once, reserves, running
+from tests.e2e.test_kill import (
+    STEPS,
+    children_of,
+    entries,
+    require_finished_once,
+    require_nothing_twice,
+    reserves,
+    running,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -50,7 +62,7 @@ def test_a_server_that_goes_away_mid_round_costs_nothing(
     with running(federation, campaign_id) as digest:
         end_server(federation, server)
         time.sleep(away_s)
-        restart_server(federation.stack, server)
+        start(federation.home)
 
     require_finished_once(federation, campaign_id, digest)
 
@@ -77,13 +89,14 @@ def _fill(path: Path) -> None:
 
 
 def test_a_site_with_a_full_disk_says_no_update_and_the_round_goes_on(federation):
-    file = federation.write_campaign("full-disk", max_rounds=1, deadline_s=60)
+    file = federation.write_campaign("full-disk", max_rounds=1, deadline_s=40)
     digest = federation.approve(file)
     home = federation.site_home("site-a")
     shutil.rmtree(home / "outbox" / "exchanges", ignore_errors=True)
 
     with full_disk(home / "outbox"):
         (only,) = federation.run(str(file))["rounds"]
+    require_nothing_twice(federation, "full-disk", digest)
     after = federation.write_campaign("room-again", max_rounds=1)
     federation.approve(after)
     (again,) = federation.run(str(after))["rounds"]
@@ -104,10 +117,11 @@ def test_a_torn_ledger_entry_stops_its_site_and_recovery_brings_it_back(federati
 
     torn = federation.fedloom(*verify, expect=1)
     first = federation.write_campaign("torn-ledger", max_rounds=1)
-    federation.approve(first)
+    digest = federation.approve(first)
     (without,) = federation.run(str(first))["rounds"]
     newest.unlink()
     federation.fedloom("ledger", "recover", "--home", str(federation.home), "--site", "site-a")
+    require_nothing_twice(federation, "torn-ledger", digest)
     second = federation.write_campaign("whole-ledger", max_rounds=1)
     federation.approve(second)
     (right,) = federation.run(str(second))["rounds"]
@@ -128,7 +142,7 @@ def test_a_torn_ledger_entry_stops_its_site_and_recovery_brings_it_back(federati
 def test_a_clock_that_is_an_hour_off_costs_its_own_site_at_most(federation, skew, contributors):
     assert SKEW.exists(), "install Debian's package faketime, as .ci/run does"
     campaign_id = f"clock{'-ahead' if skew[0] == '+' else '-behind'}"
-    file = federation.write_campaign(campaign_id, max_rounds=1, deadline_s=60)
+    file = federation.write_campaign(campaign_id, max_rounds=1, deadline_s=40)
     digest = federation.approve(file)
     stop(federation.stack.processes()["site site-a"])
     env = site_environment(federation.stack, "site-a") | {
@@ -147,3 +161,78 @@ def test_a_clock_that_is_an_hour_off_costs_its_own_site_at_most(federation, skew
     assert only["outcome"]["status"] == "released"
     assert only["outcome"]["contributors"] == contributors
     assert len(reserves(federation, "site-a", digest)) == len(contributors) - 1
+    require_nothing_twice(federation, campaign_id, digest)
+
+
+@contextlib.contextmanager
+def held_still(process: psutil.Process) -> Iterator[None]:
+    """Take the processor away from a process; it does not notice."""
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
+def test_a_site_slower_than_the_deadline_misses_its_round_and_joins_the_next(federation):
+    file = federation.write_campaign("slow-site", deadline_s=45, local_steps=STEPS)
+    digest = federation.approve(file)
+    before = entries(federation, "site-e")
+    command = federation.start("run", str(file), "--home", str(federation.home))
+    wait_until(lambda: entries(federation, "site-e") > before, what="site-e charges the round")
+    worker = federation.stack.processes()["site site-e"]
+    (child,) = children_of(worker.pid, "flows.warm_child")
+
+    with held_still(child):
+        store, ended = federation.store(), keys.outcome("slow-site", 1)
+        wait_until(lambda: ended in store.list(ended), what="round 1 ends")
+    command.wait(timeout=600)
+
+    first, second = federation.status("slow-site")["rounds"]
+    assert first["answers"]["site-e"]["status"] == "missing"
+    assert first["outcome"]["contributors"] == ["site-a"]
+    assert second["outcome"]["contributors"] == list(SITES)
+    assert reserves(federation, "site-e", digest) == [1, 2]
+    assert not store.list(keys.manifest("slow-site", 1, "site-e"))
+    require_nothing_twice(federation, "slow-site", digest)
+
+
+def of_version(version: str, folder: Path) -> Path:
+    """A folder whose metadata of fedloom, seen before the installed one, states a version."""
+    for file in distribution("fedloom").files or ():
+        if file.parent.name.endswith(".dist-info"):
+            copy = folder / f"fedloom-{version}.dist-info" / file.name
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy(file.locate(), copy)
+    metadata = folder / f"fedloom-{version}.dist-info" / "METADATA"
+    own = f"\nVersion: {installed_version('fedloom')}\n"
+    text = metadata.read_text()
+    assert text.count(own) == 1
+    metadata.write_text(text.replace(own, f"\nVersion: {version}\n"))
+    return folder
+
+
+def test_a_worker_of_an_old_version_trains_nothing_until_it_is_the_coordinators(
+    federation, tmp_path
+):
+    file = federation.write_campaign("old-worker", deadline_s=40)
+    digest = federation.approve(file)
+    stop(federation.stack.processes()["site site-a"])
+    env = site_environment(federation.stack, "site-a")
+    env |= {"PYTHONPATH": str(of_version("0.0.1", tmp_path))}
+    argv = federation.command("site", "start", "--home", str(federation.site_home("site-a")))
+    old = start_worker(federation.stack, "site site-a", argv, env)
+    try:
+        first = federation.run(str(file), "--rounds", "1")["rounds"][-1]
+        said = federation.json("sites", "--home", str(federation.home))["sites"]
+    finally:
+        stop(old)
+        start_workers(federation.stack)
+    second = federation.run("old-worker")["rounds"][-1]
+
+    (complaint,) = next(each["complaints"] for each in said if each["site"] == "site-a")
+    assert "site site-a runs fedloom 0.0.1, expected" in complaint
+    assert first["outcome"]["contributors"] == ["site-e"]
+    assert second["outcome"]["contributors"] == list(SITES)
+    assert reserves(federation, "site-a", digest) == [2]
+    require_nothing_twice(federation, "old-worker", digest)

@@ -10,15 +10,19 @@ import pytest
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import sha256_hex
-from flows.local_stack import restart_server
+from flows.local_stack import start
 from flows.local_workers import start_workers
 from flows.processes import is_alive
+from flows.site_worker import HEARTBEAT_S
+from flows.worker_leases import MISSED
 from tests.e2e.federation import SITES, Federation, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # About ten seconds of training at site-e, so that a kill lands inside it.
 STEPS = 20
+ZOMBIE_S = MISSED * HEARTBEAT_S
+OPEN = {"SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"}
 
 
 def reserves(federation: Federation, site: str, digest: str) -> list[int]:
@@ -78,7 +82,36 @@ def require_finished_once(federation: Federation, campaign_id: str, digest: str)
     for site in SITES:
         assert reserves(federation, site, digest) == [1, 2]
     require_one_version_per_round(federation, campaign_id)
-    wait_until(lambda: not open_sessions(federation, campaign_id), what="no session is left")
+    require_no_session_left(federation, campaign_id)
+
+
+def require_nothing_twice(federation: Federation, campaign_id: str, digest: str) -> None:
+    """Run a campaign again that a fault cost answers, and check that nothing happens twice."""
+    require_no_session_left(federation, campaign_id)
+    before = federation.status(campaign_id)
+
+    again = federation.run(campaign_id)
+
+    assert again["end"] == before["end"] == "finished"
+    outcomes = [item["outcome"] for item in again["rounds"]]
+    assert outcomes == [item["outcome"] for item in before["rounds"]]
+    assert {outcome["status"] for outcome in outcomes} == {"released"}
+    for site in federation.sites:
+        charged = reserves(federation, site, digest)
+        counted = {i["round"] for i in again["rounds"] if site in i["outcome"]["contributors"]}
+        assert charged == sorted(set(charged))
+        assert counted <= set(charged)
+    require_one_version_per_round(federation, campaign_id)
+    require_no_session_left(federation, campaign_id)
+
+
+def require_no_session_left(federation: Federation, campaign_id: str) -> None:
+    """Require the end of every session of a campaign within two heartbeats."""
+    wait_until(
+        lambda: not open_sessions(federation, campaign_id),
+        what="no session is left",
+        timeout_s=ZOMBIE_S,
+    )
 
 
 def open_sessions(federation: Federation, campaign_id: str) -> list[str]:
@@ -86,7 +119,7 @@ def open_sessions(federation: Federation, campaign_id: str) -> list[str]:
     return [
         run["id"]
         for run in federation.flow_runs("site-session", campaign_id)
-        if run["state_type"] not in {"COMPLETED", "CRASHED", "CANCELLED", "FAILED"}
+        if run["state_type"] in OPEN
     ]
 
 
@@ -95,7 +128,8 @@ def require_one_version_per_round(federation: Federation, campaign_id: str) -> N
 
     client = MlflowClient(federation.stack.mlflow_url)
     versions = client.search_model_versions(f"name='{campaign_id}'")
-    assert sorted(v.tags["round"] for v in versions) == ["1", "2"]
+    rounds = [str(item["round"]) for item in federation.status(campaign_id)["rounds"]]
+    assert sorted(v.tags["round"] for v in versions) == rounds
 
 
 def test_coordinator_killed_mid_round_is_finished_by_running_again(federation):
@@ -136,9 +170,36 @@ def test_prefect_server_killed_mid_round_costs_nothing(federation):
 
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: not is_alive(server), what="the server is gone")
-        restart_server(federation.stack, "prefect")
+        start(federation.home)
 
     require_finished_once(federation, "kill-prefect", digest)
+
+
+def test_campaign_submitted_twice_from_the_form_is_released_once(federation):
+    file = federation.write_campaign("twice-from-form", local_steps=STEPS, quorum=2)
+    digest = federation.approve(file)
+    found = federation.prefect("/deployments/filter", {})
+    (deployment,) = [d for d in found if d["name"] == "run-campaign"]
+    form = {"parameters": {"campaign": file.read_text()}, "state": {"type": "SCHEDULED"}}
+
+    submitted = [
+        federation.prefect(f"/deployments/{deployment['id']}/create_flow_run", form)["id"]
+        for _ in range(2)
+    ]
+    wait_until(
+        lambda: all(state_of(federation, each) not in OPEN for each in submitted),
+        what="both runs end",
+        timeout_s=300,
+    )
+
+    assert [state_of(federation, each) for each in submitted] == ["COMPLETED", "COMPLETED"]
+    require_finished_once(federation, "twice-from-form", digest)
+
+
+def state_of(federation: Federation, run_id: str) -> str:
+    body = {"flow_runs": {"id": {"any_": [run_id]}}}
+    (run,) = federation.prefect("/flow_runs/filter", body)
+    return str(run["state_type"])
 
 
 def test_mlflow_away_for_a_whole_campaign_is_logged_later(federation):
@@ -149,7 +210,7 @@ def test_mlflow_away_for_a_whole_campaign_is_logged_later(federation):
     os.killpg(server.pid, signal.SIGKILL)
 
     away = federation.run(str(file))
-    restart_server(federation.stack, "mlflow")
+    start(federation.home)
 
     assert [r["outcome"]["status"] for r in away["rounds"]] == ["released", "released"]
     assert not federation.store().list(keys.logged("without-mlflow", 1))
