@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fl_core.artifacts.store import SizedStore
 from fl_core.errors import StoreError
 from flows.gateway.bodies import Bodies
+from flows.gateway.copies import Copies
 from flows.gateway.hello_door import HelloDoor
 from flows.gateway.identity import Identifier
 from flows.gateway.limits import AtOnce, Buckets, Limits
@@ -80,7 +81,9 @@ def make_app(gateway: Gateway) -> Starlette:
             rounds=OpenRounds(gateway.store),
             watcher=watcher,
             bodies=bodies,
+            sound=Copies(gateway.store, lambda: gateway.roster.members.roster),
             copies=Buckets(limits.copies),
+            copy_bytes=Buckets(limits.copy_bytes),
             wide=Buckets(limits.listings),
             listed=Buckets(limits.listed),
             waits=AtOnce(limits.waits),

@@ -47,6 +47,7 @@ class Limits:
         requests: Of one site.
         strangers: Requests of one address that is no site.
         copies: Copies of its ledger that a site writes for witnesses.
+        copy_bytes: Bytes of those copies.
         hellos: Different hellos of a site.
         listings: Listings of all campaigns by a site.
         listed: Keys that listings of a site name, whoever they are for.
@@ -63,6 +64,7 @@ class Limits:
     requests: Rate = Rate(burst=600, per_s=100)
     strangers: Rate = Rate(burst=60, per_s=5)
     copies: Rate = Rate(burst=2000, per_s=2)
+    copy_bytes: Rate = Rate(burst=64 << 20, per_s=512)
     hellos: Rate = Rate(burst=20, per_s=1 / 600)
     listings: Rate = Rate(burst=20, per_s=0.1)
     listed: Rate = Rate(burst=100_000, per_s=1000)

@@ -22,6 +22,7 @@ from fl_core.artifacts.site_keys import Kind, is_readable, round_of_update, writ
 from fl_core.artifacts.store import SizedStore, exists, require_key, require_prefix
 from fl_core.errors import ObjectCorrupt, ObjectMissing, RoundClosed, StoreError
 from flows.gateway.bodies import Bodies, ObjectAnswer, announced
+from flows.gateway.copies import Copies
 from flows.gateway.limits import MAX_DOCUMENT_BYTES, AtOnce, Buckets
 from flows.gateway.open_rounds import OpenRounds
 from flows.gateway.waiting import Watcher
@@ -49,7 +50,9 @@ class StoreParts:
         rounds: What is known of its rounds.
         watcher: Waits for keys.
         bodies: Reads bodies.
+        sound: Judges copies of ledger entries.
         copies: How many copies each site may write.
+        copy_bytes: How many bytes of copies each site may write.
         wide: How often each site may list all campaigns.
         listed: How many keys each site may have listed.
         waits: How many waiting requests each site may have.
@@ -59,7 +62,9 @@ class StoreParts:
     rounds: OpenRounds
     watcher: Watcher
     bodies: Bodies
+    sound: Copies
     copies: Buckets
+    copy_bytes: Buckets
     wide: Buckets
     listed: Buckets
     waits: AtOnce
@@ -112,9 +117,15 @@ class StoreDoor:
             if time.monotonic() - began > 1:
                 # The round may have ended while the body was on its way.
                 await self._limit(key, kind, site, is_counted=False)
+            if kind == "copy":
+                self._parts.copy_bytes.require(site, "bytes of copies for witnesses")
+                await _asked(lambda: self._parts.sound.require_sound(key, data, site=site))
+                self._parts.copy_bytes.spend(site, len(data))
             written = await _asked(self._parts.store.put_once, key, data)
         if not written:
             raise HTTPException(412, "this object was written before; nothing is replaced")
+        if kind == "copy":
+            self._parts.sound.written(key)
         return Response(status_code=201)
 
     async def keys(self, request: Request) -> Response:

@@ -16,6 +16,7 @@ from fl_core.campaign.roster import revoke
 from fl_core.updates.signing import generate_key
 from tasks.certificates import make_certificate
 from tasks.request_token import authorization
+from tests.signed_copies import copy_at
 
 ROSTER = "/store/objects/rosters/000001.json"
 
@@ -114,7 +115,8 @@ def test_revoked_site_is_refused_at_its_next_request_on_the_open_connection(gate
 
     def write(number: int) -> httpx.Response:
         path = "/store/objects/" + key.format(number)
-        return client.put(path, content=b"copy", headers=hashed(b"copy"))
+        copy = copy_at(key.format(number), gateway.sites["gone"].key)
+        return client.put(path, content=copy, headers=hashed(copy))
 
     before = write(1)
     revoke(gateway.store, "gone", now=datetime.now(UTC), reason="a test")
@@ -127,8 +129,8 @@ def test_revoked_site_is_refused_at_its_next_request_on_the_open_connection(gate
 
 
 def test_token_of_a_site_lets_its_request_in_without_a_certificate(gateway):
-    body = b"copy"
-    target = f"/store/objects/witness/north/data/row/{secrets.randbelow(10**6):06d}.json"
+    key = f"witness/north/data-{secrets.token_hex(4)}/row/000001.json"
+    target, body = f"/store/objects/{key}", copy_at(key, gateway.sites["north"].key)
     headers = gateway.token("north", gateway.signed("north", "PUT", target, body))
 
     with gateway.stranger() as client:

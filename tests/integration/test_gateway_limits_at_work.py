@@ -29,6 +29,7 @@ from flows.gateway.prefect_door import PrefectAccess
 from flows.gateway.record import Line, Record
 from flows.processes import free_port
 from tasks.request_token import BODY_SHA256, SignedRequest, authorization
+from tests.signed_copies import copy_at
 
 PUBLIC = "https://fl.example.org"
 HEADER_S = 0.5
@@ -124,9 +125,11 @@ def test_signed_request_comes_through_a_proxy_that_ended_tls(tight):
     assert tight.get("/store/keys?prefix=rosters/").json() == ["rosters/000001.json"]
 
 
-def test_query_of_a_stranger_is_not_in_the_record(tight):
-    httpx.get(f"http://127.0.0.1:{tight.port}/health", params={"key": ["stranger's text"] * 13})
-    tight.get("/store/keys?prefix=rosters/")
+def test_query_of_a_stranger_is_not_in_the_record(tmp_path):
+    with Tight(tmp_path) as tight:
+        query = {"key": ["stranger's text"] * 13}
+        httpx.get(f"http://127.0.0.1:{tight.port}/health", params=query)
+        tight.get("/store/keys?prefix=rosters/")
 
     found = [json.loads(line) for line in tight.record.path.read_text().splitlines()]
     assert [(line["path"], line.get("keys")) for line in found] == [
@@ -221,10 +224,11 @@ def test_copies_for_witnesses_are_counted_by_themselves(tmp_path):
     with Tight(tmp_path, replace(LIMITS, copies=Rate(burst=1, per_s=0.001))) as tight:
         statuses = []
         for number in (1, 2):
-            target = f"/store/objects/witness/north/data/row/{number:06d}.json"
+            key = f"witness/north/data/row/{number:06d}.json"
+            target, copy = f"/store/objects/{key}", copy_at(key, tight.key)
             url = f"http://127.0.0.1:{tight.port}{target}"
-            headers = tight.headers("PUT", target, b"copy")
-            statuses.append(httpx.put(url, content=b"copy", headers=headers).status_code)
+            headers = tight.headers("PUT", target, copy)
+            statuses.append(httpx.put(url, content=copy, headers=headers).status_code)
         read = tight.get("/store/keys?prefix=rosters/")
 
     assert statuses == [201, 429]

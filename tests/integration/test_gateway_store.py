@@ -15,11 +15,13 @@ from fl_core.artifacts.store import exists
 from fl_core.campaign.roster import revoke
 from fl_core.errors import ObjectCorrupt, ObjectMissing, RoundClosed, StoreUnavailable
 from fl_core.rounds.plan import open_campaign, open_round
+from fl_core.updates.signing import generate_key, read_key
 from tasks import gateway_client
 from tasks.certificates import make_certificate
 from tasks.gateway_client import GatewayClient
 from tasks.gateway_store import GatewayStore
 from tasks.outgoing import OutgoingLog, read_outgoing
+from tests.signed_copies import copy_at
 from tests.worlds import campaign_of
 
 
@@ -58,9 +60,13 @@ def copies(door):
     return f"witness/{door.site}/rows-{secrets.token_hex(4)}/row/"
 
 
+def copy(door, key, *, minute=0):
+    return copy_at(key, read_key(door.home / "key.pem"), minute=minute)
+
+
 def test_object_comes_back_as_it_was_written_and_the_coordinator_has_it(store, gateway, door):
     key = copies(door) + "000001.json"
-    data = bytes(range(256)) * 3
+    data = copy(door, key)
 
     assert store.put_once(key, data)
 
@@ -68,12 +74,20 @@ def test_object_comes_back_as_it_was_written_and_the_coordinator_has_it(store, g
     assert gateway.store.get(key) == data
 
 
+def test_any_bytes_that_the_store_holds_come_as_they_are(store, gateway, door):
+    key = copies(door) + "000001.json"
+    data = bytes(range(256)) * 3
+    gateway.store.put_once(key, data)
+
+    assert store.get(key) == data
+
+
 def test_second_write_is_refused_and_changes_nothing(store, door):
     key = copies(door) + "000001.json"
-    store.put_once(key, b"first")
+    store.put_once(key, copy(door, key))
 
-    assert not store.put_once(key, b"second, longer")
-    assert store.get(key) == b"first"
+    assert not store.put_once(key, copy(door, key, minute=1))
+    assert store.get(key) == copy(door, key)
 
 
 def test_missing_object_is_missing_and_named(store, door):
@@ -83,9 +97,9 @@ def test_missing_object_is_missing_and_named(store, door):
         store.get(key)
 
 
-def test_object_longer_than_asked_is_refused_and_one_of_that_length_is_read(store, door):
+def test_object_longer_than_asked_is_refused_and_one_of_that_length_is_read(store, gateway, door):
     key = copies(door) + "000001.json"
-    store.put_once(key, b"12345")
+    gateway.store.put_once(key, b"12345")
 
     assert store.get(key, max_bytes=5) == b"12345"
     with pytest.raises(ObjectCorrupt, match="has 5 bytes, at most 4 are read"):
@@ -96,7 +110,7 @@ def test_list_is_sorted_and_goes_by_prefix(store, door):
     prefix = copies(door)
     written = [f"{prefix}{seq:06d}.json" for seq in (10, 2, 1)]
     for key in written:
-        store.put_once(key, b"x")
+        store.put_once(key, copy(door, key))
 
     assert store.list(prefix) == sorted(written)
     assert store.list(prefix + "00000") == sorted(written)[:2]
@@ -107,12 +121,13 @@ def test_list_is_sorted_and_goes_by_prefix(store, door):
 def test_of_eight_racing_writers_exactly_one_wins(door):
     key = copies(door) + "000001.json"
     stores = [GatewayStore.through(door) for _ in range(8)]
+    written = [copy(door, key, minute=n) for n in range(8)]
 
     with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(lambda n: stores[n].put_once(key, f"by {n}".encode()), range(8)))
+        won = list(pool.map(lambda n: stores[n].put_once(key, written[n]), range(8)))
 
     assert sum(won) == 1
-    assert stores[0].get(key) == f"by {won.index(True)}".encode()
+    assert stores[0].get(key) == written[won.index(True)]
 
 
 def test_key_that_no_store_could_hold_is_refused_before_anything_is_sent(store, door):
@@ -127,12 +142,22 @@ def test_key_that_no_store_could_hold_is_refused_before_anything_is_sent(store, 
 
 def test_nothing_is_taken_back(store, door):
     key = copies(door) + "000001.json"
-    store.put_once(key, b"x")
+    store.put_once(key, copy(door, key))
 
     with pytest.raises(StoreUnavailable, match="cannot take back"):
         store.discard(key)
 
-    assert store.get(key) == b"x"
+    assert store.get(key) == copy(door, key)
+
+
+def test_copy_that_the_site_did_not_sign_is_refused_and_nothing_is_kept(store, gateway, door):
+    key = copies(door) + "000001.json"
+
+    for data in (b"x", copy_at(key, generate_key())):
+        with pytest.raises(StoreUnavailable, match=r"no entry of a ledger|signed by no key"):
+            store.put_once(key, data)
+
+    assert not exists(gateway.store, key)
 
 
 def test_key_of_another_site_is_refused_for_reading_writing_and_waiting(store):
@@ -186,7 +211,8 @@ def test_wait_answers_when_an_object_appears_and_with_nothing_when_none_does(sto
 def test_every_request_is_in_the_record_with_length_hash_and_status(store, door):
     from fl_core.artifacts.documents import sha256_hex
 
-    key, data = copies(door) + "000001.json", secrets.token_bytes(300)
+    key = copies(door) + "000001.json"
+    data = copy(door, key)
     store.put_once(key, data)
     store.put_once(key, data)
     with pytest.raises(ObjectMissing):
@@ -200,7 +226,7 @@ def test_every_request_is_in_the_record_with_length_hash_and_status(store, door)
         ("GET", 404),
     ]
     assert last[0].key == key
-    assert (last[0].payload_bytes, last[0].payload_sha256) == (300, sha256_hex(data))
+    assert (last[0].payload_bytes, last[0].payload_sha256) == (len(data), sha256_hex(data))
     assert data not in (door.home / "outgoing.jsonl").read_bytes()
 
 
