@@ -10,7 +10,7 @@ from fl_core.campaign.campaign import Campaign
 from fl_core.data.rows import require_rows
 from fl_core.errors import FedloomError, ModelMismatch
 from tasks.checks import Check, called
-from tasks.site_check import approved_campaigns, require_rows_fit
+from tasks.rows_fit import approved_campaigns, require_rows_fit
 from tasks.site_config import SiteConfig, SiteHome
 from tasks.site_machine import available_memory, memory_check
 from tasks.site_rows import read_rows

@@ -1,9 +1,11 @@
-"""A site's requests to the gateway: one function through which everything leaves.
+"""A site's requests to the gateway: all of them but those of Prefect's client.
 
-It writes the line of the record first, then sends, then writes how it ended. What is safe to
-repeat is repeated after a pause when no answer comes or the gateway is busy: reads, and writes
-that the store takes once. Whatever goes wrong is said in terms of what the operator can do about
-it, because between a hospital and its coordinator stand two firewalls and somebody's proxy.
+Prefect's client leaves by ``flows.egress``; what it asks and this module share the identity, the
+record and the words for what went wrong. The line of the record is written first, then the request
+is sent, then it is written how it ended. What is safe to repeat is repeated after a pause when no
+answer comes or the gateway is busy: reads, and writes that the store takes once. Whatever goes
+wrong is said in terms of what the operator can do about it, because between a hospital and its
+coordinator stand two firewalls and somebody's proxy.
 """
 
 import functools

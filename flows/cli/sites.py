@@ -232,7 +232,7 @@ def require_ready(home: "SiteHome") -> None:
         LedgerCorrupt: There is no ledger, or it does not hold.
     """
     from fl_core.data.rows import require_rows
-    from tasks.site_check import approved_campaigns, require_rows_fit
+    from tasks.rows_fit import approved_campaigns, require_rows_fit
     from tasks.site_config import open_site, read_site_config
     from tasks.site_rows import read_rows
 
@@ -270,8 +270,8 @@ def site_approve(
     from fl_core.rounds.plan import read_assembly
     from flows.cli.decisions import approve_round
     from flows.cli.views import schedule_table
+    from tasks.rows_fit import require_rows_fit
     from tasks.settings import open_store
-    from tasks.site_check import require_rows_fit
     from tasks.site_config import SiteHome, read_site_config, site_policy, site_settings
 
     own = SiteHome(home.resolve())

@@ -8,7 +8,7 @@ from worlds import campaign_of
 
 from fl_core.errors import CampaignError
 from flows.cli.main import app
-from tasks.site_check import require_rows_fit
+from tasks.rows_fit import require_rows_fit
 from tasks.site_config import SiteHome, open_site, read_site_config, site_policy
 from tasks.suite_files import suite_sha256
 from tasks.unit_key import FILE
