@@ -1,20 +1,18 @@
 """The gateway of a local stack: its files, its settings, its process.
 
-Certificate, key and invite are made once, at the home's first start, and stay: every site pins the
-certificate. So a name that the certificate does not carry is refused instead of being added, which
-would make another certificate and shut every site out without a word.
+Certificate and key are made once, at the home's first start, and stay: every site pins the
+certificate. Names and port may change later; the invite follows, and so do the home's own sites.
 
 The process has keys of its own for the store and none of the coordinator's.
 """
 
 import ipaddress
-import re
+import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from fl_core.artifacts.documents import to_bytes
 from fl_core.errors import CampaignError
 from flows.processes import LOOPBACK, Command, ServerProcess, answers, spawn, wait_until
 from flows.servers import PREFECT_ENV
@@ -22,10 +20,12 @@ from flows.stack_file import BUCKET, StackFile
 from tasks.gateway_access import TLS_CERTIFICATE, TLS_KEY
 from tasks.invite import Invite, read_invite
 
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?|::1?")
 _ALWAYS = (LOOPBACK, "localhost")
 # The loopback address on which a gateway is reached that listens on every address.
 _EVERYWHERE = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104  the user's choice is compared only
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +55,24 @@ class GatewayFiles:
         return self.folder / "invite.json"
 
 
-def prepare_gateway(home: Path, file: StackFile) -> Invite:
+def prepare_gateway(
+    home: Path, file: StackFile, *, tell: Callable[[str], None] | None = None
+) -> Invite:
     """Make the certificate unless there is one, and write the invite; safe to repeat.
 
-    Raises:
-        CampaignError: A host cannot be one, or the certificate that sites pin does not name it.
-    """
-    files, hosts = GatewayFiles(home), _hosts(file)
-    if not files.certificate.exists():
-        # Not at the top: cryptography's certificates take a while that few commands need.
-        from tasks.certificates import make_certificate
+    Args:
+        home: The stack's home.
+        file: Ports and names of the stack.
+        tell: Told when sites on other machines need another invite.
 
-        make_certificate(
-            files.certificate, files.key, common_name="fedloom-gateway", hosts=list(hosts)
-        )
-    elif files.invite.exists():
-        _require_named(hosts, files)
-    urls = [_url(host, file.gateway_port) for host in hosts]
-    invite = Invite(
-        url=urls[0],
-        certificate=files.certificate.read_text(encoding="ascii"),
-        other_urls=tuple(urls[1:]),
-    )
-    files.invite.write_bytes(to_bytes(invite))
-    return invite
+    Raises:
+        CampaignError: A host cannot be one, or certificate and key cannot be used.
+    """
+    urls = [_url(host, file.gateway_port) for host in _hosts(file)]
+    # Not at the top: cryptography's certificates take a while that few commands need.
+    from flows.gateway.files import prepared_invite
+
+    return prepared_invite(GatewayFiles(home).folder, urls=urls, tell=tell or log.warning)
 
 
 def local_invite(home: Path, file: StackFile) -> Invite:
@@ -87,8 +81,10 @@ def local_invite(home: Path, file: StackFile) -> Invite:
     Raises:
         CampaignError: The stack was never started.
     """
-    invite = read_invite(GatewayFiles(home).invite)
-    return Invite(url=local_url(file), certificate=invite.certificate)
+    files = GatewayFiles(home)
+    read_invite(files.invite)
+    pem = files.certificate.read_text(encoding="ascii")
+    return Invite(url=local_url(file), certificate=pem)
 
 
 def local_url(file: StackFile) -> str:
@@ -147,25 +143,16 @@ def _hosts(file: StackFile) -> tuple[str, ...]:
             f"the gateway is to listen on {listen} and no name is stated under which sites reach "
             "it, expected at least one; add --gateway-host NAME"
         )
+    from flows.gateway.files import is_host
+
     for host in file.gateway_hosts:
-        if not _HOST.fullmatch(host):
+        if not is_host(host):
             raise CampaignError(
                 f"gateway host {host!r} is no name and no address of a machine, expected one "
                 "without scheme, port or blanks, such as fedloom.example.org"
             )
     local = _EVERYWHERE.get(listen, listen)
     return tuple(dict.fromkeys((*file.gateway_hosts, local, *_ALWAYS)))
-
-
-def _require_named(hosts: tuple[str, ...], files: GatewayFiles) -> None:
-    named = {urlsplit(url).hostname for url in read_invite(files.invite).urls()}
-    missing = [host for host in hosts if host.lower() not in named]
-    if missing:
-        raise CampaignError(
-            f"the gateway's certificate does not name {', '.join(missing)}, and every site pins "
-            f"it; to make another one, remove {files.certificate} and {files.invite}, start again "
-            "and give every site the new invite"
-        )
 
 
 def _url(host: str, port: int) -> str:

@@ -95,5 +95,5 @@ def _way_in(folder: Path, home: SiteHome, gateway: Gateway | None) -> dict[str, 
     if gateway is None:
         store = {"url": f"file://{folder}/store"}
         return {"prefect_api_url": "http://127.0.0.1:1/api", "store": store}
-    invite = prepared_invite(gateway.folder / "gateway", url=gateway.url)
+    invite = prepared_invite(gateway.folder / "gateway", urls=[gateway.url])
     return {"gateway": accept_invite(invite, home.root).model_dump()}

@@ -5,12 +5,14 @@ together from its parts, and for handing out the invite.
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli.context import HomeOption, JsonOption, use_coordinator
+from fl_core.errors import CampaignError
+from flows.cli.context import HomeOption, JsonOption
 from flows.cli.output import console_err, print_json
 
 _FOLDER = "gateway"
@@ -23,8 +25,11 @@ def gateway_start(  # noqa: PLR0913  a command's options
         int | None, typer.Option(min=1, max=65535, help="Port; left out, the one of the url.")
     ] = None,
     url: Annotated[
-        str | None,
-        typer.Option(help="Address that sites use, https://host:port; needed at the first start."),
+        list[str] | None,
+        typer.Option(
+            help="Address that sites use, https://host:port; needed at the first start. May be "
+            "repeated, the one to give out first; other than before, it makes another invite."
+        ),
     ] = None,
     behind_proxy: Annotated[
         bool,
@@ -37,8 +42,8 @@ def gateway_start(  # noqa: PLR0913  a command's options
     """Serve the sites until it is stopped: TLS, one port, nothing else to open.
 
     Certificate, key and invite lie in the home's folder `gateway`; with `--url` they are made
-    where there are none. The store and Prefect are named by the environment, or by the stack of
-    the home.
+    where there are none. The store, with keys that open what sites may use, and Prefect are named
+    by the environment; a local stack starts its gateway by itself.
 
     Example: `fedloom gateway start --host 0.0.0.0 --port 8443 --url https://fl.example.org:8443`
     """
@@ -49,16 +54,29 @@ def gateway_start(  # noqa: PLR0913  a command's options
     from tasks.settings import open_store, read_settings
 
     folder = home.resolve() / _FOLDER
-    invite = prepared_invite(folder, url=url)
-    if "FEDLOOM_STORE" not in os.environ:
-        use_coordinator(home)
+    _require_stated(os.environ)
+    invite = prepared_invite(folder, urls=url or (), is_behind_proxy=behind_proxy, tell=_say)
     listening = Listening(folder, host, port or port_of(invite.url), behind_proxy=behind_proxy)
     serve(
         listening,
         open_store(read_settings()),
-        prefect_url=os.environ.get("PREFECT_API_URL"),
+        prefect_url=os.environ["PREFECT_API_URL"],
         prefect_auth=os.environ.get("PREFECT_API_AUTH_STRING"),
     )
+
+
+def _require_stated(variables: Mapping[str, str]) -> None:
+    """Refuse to fall back on a stack: its coordinator's keys open more than a gateway may."""
+    missing = [name for name in ("FEDLOOM_STORE", "PREFECT_API_URL") if not variables.get(name)]
+    if missing:
+        raise CampaignError(
+            f"{' and '.join(missing)} is not set, expected the store with the gateway's own keys "
+            "and Prefect's API behind it; `fedloom up` starts the gateway of a local stack"
+        )
+
+
+def _say(text: str) -> None:
+    console_err.print(text, markup=False)
 
 
 def gateway_show(

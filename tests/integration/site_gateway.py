@@ -22,6 +22,8 @@ from tasks.gateway_store import GatewayStore
 from tasks.invite import accept_invite
 
 _MAIN = "from flows.cli.main import main; main()"
+# A Prefect that is not there: the gateway serves the store all the same.
+NOBODY = "http://127.0.0.1:9/api"
 _OWN = ("PREFECT", "MLFLOW", "FEDLOOM")
 
 
@@ -34,7 +36,7 @@ class Gateway:
     """`fedloom gateway start`, which can be stopped and started again on the same port."""
 
     folder: Path
-    prefect_url: str = ""
+    prefect_url: str = NOBODY
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -48,12 +50,13 @@ class Gateway:
 
     def start(self, *, before: str = "") -> None:
         """Start it; ``before`` is code that runs first, to play a gateway of another version."""
-        more = {"PREFECT_API_URL": self.prefect_url} if self.prefect_url else {}
         words = ("gateway", "start", "--home", str(self.folder), "--url", self.url)
         with (self.folder / "gateway.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", before + _MAIN, *words],
-                env=plain_environment(FEDLOOM_STORE=f"file://{self.folder}/store", **more),
+                env=plain_environment(
+                    FEDLOOM_STORE=f"file://{self.folder}/store", PREFECT_API_URL=self.prefect_url
+                ),
                 stdout=log,
                 stderr=log,
             )
@@ -74,7 +77,7 @@ class Gateway:
         home.mkdir(parents=True)
         write_key(generate_key(), home / "key.pem")
         make_certificate(home / "tls.crt", home / "tls.key", common_name=name)
-        invite = prepared_invite(self.folder / "gateway", url=self.url)
+        invite = prepared_invite(self.folder / "gateway", urls=[self.url])
         access = accept_invite(invite, home).model_copy(update={"identify": identify})
         return SiteDoor(site=name, home=home, access=GatewayAccess.model_validate(dict(access)))
 
@@ -83,6 +86,7 @@ class Gateway:
             site=door.site,
             signing_key=public_hex(read_key(door.home / "key.pem")),
             certificate=(door.home / "tls.crt").read_text(),
+            identify=door.access.identify,
             since=datetime.now(UTC),
         )
         enrol(self.store, entry)

@@ -91,7 +91,9 @@ def made_site(tmp_path_factory):
     gateway = subprocess.Popen(
         [*FEDLOOM, *words],
         cwd=folder,
-        env=environment(FEDLOOM_STORE=f"file://{folder}/store"),
+        env=environment(
+            FEDLOOM_STORE=f"file://{folder}/store", PREFECT_API_URL="http://127.0.0.1:9/api"
+        ),
         stderr=subprocess.PIPE,
     )
 

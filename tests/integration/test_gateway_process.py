@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
+from site_gateway import NOBODY
 
 from fl_core.artifacts.local import LocalStore
 from fl_core.campaign.roster import RosterEntry, enrol
@@ -34,7 +35,7 @@ class Proxied:
         self.log = (folder / "gateway.log").open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.cli.main", *words, "--url", PUBLIC, "--behind-proxy"],
-            env=own | settings,
+            env=own | {"PREFECT_API_URL": NOBODY} | settings,
             stdout=self.log,
             stderr=self.log,
         )
