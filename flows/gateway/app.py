@@ -29,7 +29,7 @@ from flows.gateway.identity import Identifier
 from flows.gateway.limits import AtOnce, Buckets, Limits
 from flows.gateway.members import FRESH_S, Members, RosterWatch
 from flows.gateway.open_rounds import OpenRounds
-from flows.gateway.prefect_door import PrefectAccess, PrefectDoor
+from flows.gateway.prefect_door import PrefectAccess, PrefectCounts, PrefectDoor
 from flows.gateway.record import Line, Record
 from flows.gateway.store_door import StoreDoor, StoreParts
 from flows.gateway.traffic import Traffic
@@ -90,7 +90,10 @@ def make_app(gateway: Gateway) -> Starlette:
         )
     )
     hellos = HelloDoor(gateway.store, bodies, Buckets(limits.hellos))
-    prefect = PrefectDoor(gateway.prefect, bodies=bodies, complaints=hellos.complaints)
+    counts = PrefectCounts(Buckets(limits.states), Buckets(limits.events))
+    prefect = PrefectDoor(
+        gateway.prefect, bodies=bodies, complaints=hellos.complaints, counts=counts
+    )
 
     async def health(request: Request) -> JSONResponse:
         del request

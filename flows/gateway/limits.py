@@ -48,6 +48,8 @@ class Limits:
         strangers: Requests of one address that is no site.
         copies: Copies of its ledger that a site writes for witnesses.
         copy_bytes: Bytes of those copies.
+        states: States that a site sets to its runs.
+        events: Events that a site sends of its runs.
         hellos: Different hellos of a site.
         listings: Listings of all campaigns by a site.
         listed: Keys that listings of a site name, whoever they are for.
@@ -65,6 +67,8 @@ class Limits:
     strangers: Rate = Rate(burst=60, per_s=5)
     copies: Rate = Rate(burst=2000, per_s=2)
     copy_bytes: Rate = Rate(burst=64 << 20, per_s=512)
+    states: Rate = Rate(burst=200, per_s=2)
+    events: Rate = Rate(burst=4000, per_s=20)
     hellos: Rate = Rate(burst=20, per_s=1 / 600)
     listings: Rate = Rate(burst=20, per_s=0.1)
     listed: Rate = Rate(burst=100_000, per_s=1000)

@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from flows.gateway import prefect_words as words
 from flows.gateway.bodies import Bodies
-from flows.gateway.limits import MAX_API_BYTES
+from flows.gateway.limits import MAX_API_BYTES, Buckets
 from flows.prefect_names import SITE_SESSION, site_pool
 
 _TIMEOUT_S = 30.0
@@ -51,6 +51,19 @@ class PrefectAccess:
     auth: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class PrefectCounts:
+    """What each site may have Prefect write down, which nothing removes again.
+
+    Attributes:
+        states: States of its runs.
+        events: Events of its runs.
+    """
+
+    states: Buckets
+    events: Buckets
+
+
 class PrefectDoor:
     """Answers the requests below ``/api``.
 
@@ -58,9 +71,18 @@ class PrefectDoor:
         access: The API.
         bodies: Reads bodies.
         complaints: What does not fit about a site; while there is something, it gets no session.
+        counts: What each site may have written.
     """
 
-    def __init__(self, access: PrefectAccess, *, bodies: Bodies, complaints: Complaints) -> None:
+    def __init__(
+        self,
+        access: PrefectAccess,
+        *,
+        bodies: Bodies,
+        complaints: Complaints,
+        counts: "PrefectCounts",
+    ) -> None:
+        self._counts = counts
         self._access = access
         self._bodies = bodies
         self._complaints = complaints
@@ -127,7 +149,7 @@ class PrefectDoor:
 
     async def _heartbeat(self, request: Request) -> Response:
         pool = _own_pool(request)
-        body = words.clean_heartbeat(await self._body(request))
+        body = words.clean_heartbeat(await self._body(request), site=request.state.site)
         return _passed(await self._ask(request, f"/work_pools/{pool}/workers/heartbeat", body))
 
     async def _run(self, request: Request) -> Response:
@@ -149,6 +171,7 @@ class PrefectDoor:
 
     async def _set_state(self, request: Request) -> Response:
         await self._require_own_run(request, request.path_params["id"])
+        self._counts.states.require(request.state.site, "states of runs")
         body = words.clean_state(await self._body(request))
         path = f"/flow_runs/{request.path_params['id']}/set_state"
         return _passed(await self._ask(request, path, body))
@@ -168,6 +191,8 @@ class PrefectDoor:
 
     async def _events(self, request: Request) -> Response:
         events = words.clean_events(await self._body(request))
+        self._counts.events.require(request.state.site, "events")
+        self._counts.events.spend(request.state.site, len(events))
         for flow_run in {event.flow_run for event in events}:
             await self._require_own_run(request, flow_run)
         for event in events:

@@ -109,16 +109,18 @@ def clean_poll(body: bytes) -> dict[str, Any]:
     return {"limit": 10, **_times(asked, ("scheduled_before",))}
 
 
-def clean_heartbeat(body: bytes) -> dict[str, Any]:
-    """Return a worker's heartbeat.
+def clean_heartbeat(body: bytes, *, site: str) -> dict[str, Any]:
+    """Return the heartbeat of a site's worker, which has the site's name.
+
+    Each other name would be one more row that Prefect never removes.
 
     Raises:
-        HTTPException: 422, it has no plain name.
+        HTTPException: 422, it has another name.
     """
     asked = parsed(body, dict)
     name, interval = asked.get("name"), asked.get("heartbeat_interval_seconds")
-    if not isinstance(name, str) or not name or not _PLAIN.fullmatch(name):
-        raise HTTPException(422, "the worker has no plain name")
+    if name != site:
+        raise HTTPException(422, "the worker has another name than its site")
     plain: dict[str, Any] = {"name": name}
     if isinstance(interval, int | float) and 1 <= interval <= 3600:  # noqa: PLR2004  an hour
         plain["heartbeat_interval_seconds"] = int(interval)

@@ -245,3 +245,16 @@ def test_old_request_stays_used_after_the_gateway_was_started_again(tmp_path):
 
     assert (first.status_code, second.status_code) == (200, 401)
     assert "used before" in second.json()["detail"]
+
+
+def test_events_of_a_site_are_counted_by_themselves(tmp_path):
+    with Tight(tmp_path, replace(LIMITS, events=Rate(burst=1, per_s=0.001))) as tight:
+        url = f"http://127.0.0.1:{tight.port}/api/events"
+        sent = [
+            httpx.post(url, content=b"[]", headers=tight.headers("POST", "/api/events", b"[]"))
+            for _ in range(2)
+        ]
+        read = tight.get("/store/keys?prefix=rosters/")
+
+    assert [answer.status_code for answer in sent] == [204, 429]
+    assert read.status_code == 200
