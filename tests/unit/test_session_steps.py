@@ -7,6 +7,7 @@ import pytest
 from prefect.exceptions import ParameterTypeError
 
 from fl_core.artifacts import keys
+from fl_core.artifacts.documents import to_bytes
 from fl_core.artifacts.local import LocalStore
 from fl_core.artifacts.store import exists
 from fl_core.errors import StoreUnavailable
@@ -195,6 +196,43 @@ def test_session_ends_when_nothing_happens_for_long(tmp_path):
 
     assert served(tmp_path, world, store, idle_s=0.3) == "idle"
     assert all(0 < each[1] <= 25 for each in store.asked if each[0] == "wait")
+
+
+@pytest.mark.parametrize("named", [(), ("campaigns/tiny/rounds/0007/plan.json",)])
+def test_gateway_that_answers_nothing_at_once_is_asked_five_times_a_second_at_most(tmp_path, named):
+    world = world_of(campaign_of(("a", "b")))
+    store = WaitingStore(world.store, appears=[])
+    store.wait = lambda *_, **__: store.asked.append(("wait", 0)) or list(named)
+
+    ended = served(tmp_path, world, store, idle_s=1.0)
+
+    assert ended == "idle"
+    assert sum(what == "wait" for what, _ in store.asked) <= 1.0 / session_steps.FAST_S + 1
+
+
+def test_plans_that_are_not_for_the_site_are_read_five_times_a_second_at_most(tmp_path):
+    world = world_of(campaign_of(("a", "b")))
+    session = session_of(world, tmp_path, broken_by_a_row)
+    session.store = store = WaitingStore(world.store, appears=[])
+    plan = open_round(world.assembly, world.store, round_number=1, now=NOW)
+    until = time.monotonic() + 1.0
+
+    def invent(keys_asked, **_):
+        store.asked.append(("wait", 0))
+        stop_key, plan_key = keys_asked
+        if time.monotonic() > until:
+            return [stop_key]
+        number = len([what for what, _ in store.asked if what == "wait"])
+        world.store.put_once(plan_key, to_bytes(plan.model_copy(update={"round": number})))
+        return [plan_key]
+
+    store.wait = invent
+    request = SessionRequest("tiny", "run", session.home, session.config)
+
+    ended = _serve_plans(session, request, Waiting(idle_s=60.0, since=time.monotonic()))
+
+    assert ended == "stopped"
+    assert sum(what == "wait" for what, _ in store.asked) <= 1.0 / session_steps.FAST_S + 2
 
 
 def test_store_that_is_away_does_not_end_a_session(tmp_path):
