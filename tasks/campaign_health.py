@@ -9,7 +9,7 @@ from pathlib import Path
 from fl_core.campaign.campaign import Campaign
 from fl_core.data.rows import require_rows
 from fl_core.errors import FedloomError, ModelMismatch
-from tasks.checks import Check, called
+from tasks.checks import INSTALL, Check, called
 from tasks.rows_fit import approved_campaigns, require_rows_fit
 from tasks.site_config import SiteConfig, SiteHome
 from tasks.site_machine import available_memory, memory_check
@@ -55,7 +55,7 @@ def _base_model(name: str, config: SiteConfig, *, sha256: str | None) -> Iterato
         yield Check(line, "fail", str(error), error.hint or "install it, or name its folder")
         return
     except ImportError as error:
-        yield Check(line, "fail", str(error), "`pip install 'fedloom[site]'`")
+        yield Check(line, "fail", str(error), INSTALL)
         return
     found = "is there" if sha256 is None else f"{sha256[:16]}, as frozen"
     yield Check(line, "ok", f"{found}, at {path}")

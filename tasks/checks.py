@@ -9,6 +9,11 @@ from typing import Literal
 
 from fl_core.errors import FedloomError
 
+# By its name alone, an index may hand out somebody else's package.
+INSTALL = (
+    "install the coordinator's wheel: `pip install './fedloom-VERSION-py3-none-any.whl[site]'`"
+)
+
 Verdict = Literal["ok", "warn", "fail"]
 
 

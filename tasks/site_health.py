@@ -12,7 +12,7 @@ from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.privacy.witness import WitnessVerdict, ask_witnesses, require_enough_witnesses
 from fl_core.rounds.site_witness import ledgers_of
 from tasks.campaign_health import campaign_checks
-from tasks.checks import Check, called, refused
+from tasks.checks import INSTALL, Check, called, refused
 from tasks.gateway_access import TLS_KEY
 from tasks.gateway_health import gateway_checks
 from tasks.hello import own_hello, welcome
@@ -34,7 +34,6 @@ from tasks.unit_key import FILE as UNIT_KEY
 from tasks.witnesses import weakness
 
 RECOVER = "stop the site, find out what was restored, then run `fedloom ledger recover`"
-_INSTALL = "install the versions that this fedloom asks for: `pip install 'fedloom[site]'`"
 
 
 def site_checks(home: SiteHome) -> Iterator[Check]:
@@ -67,7 +66,7 @@ def _versions(site: str) -> Check:
     hello = own_hello(site)
     complaints = welcome(hello).complaints
     if complaints:
-        return Check("versions", "fail", "; ".join(complaints), _INSTALL)
+        return Check("versions", "fail", "; ".join(complaints), INSTALL)
     found = ", ".join(f"{name} {version}" for name, version in sorted(hello.versions.items()))
     return Check("versions", "ok", found)
 

@@ -107,3 +107,19 @@ def test_changelog_says_first_what_happened_to_privacy():
     assert versions
     for version in versions:
         assert re.findall(r"^### (.+)$", version, re.MULTILINE)[0] == "Privacy"
+
+
+def test_nobody_is_told_to_install_fedloom_by_its_name_from_an_index():
+    told = re.compile(r"pip install [^`\n]*['\" ]fedloom\b(?!-)")
+    sources = [
+        path for name in ("fl_core", "tasks", "flows") for path in (ROOT / name).rglob("*.py")
+    ]
+
+    found = [
+        path
+        for path in (*sources, *map(ROOT.joinpath, documents()))
+        if told.search(path.read_text())
+    ]
+
+    assert told.search("run `pip install 'fedloom[site]'`")
+    assert found == []
