@@ -11,10 +11,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fl_core.artifacts.documents import Document
-from fl_core.errors import CampaignError
+from fl_core.artifacts.documents import Document, from_bytes
+from fl_core.errors import CampaignError, ObjectCorrupt
 from tasks.gateway_access import GatewayAccess, GatewayUrl
-from tasks.handed_files import read_handed
 
 GATEWAY_CERTIFICATE = "gateway.crt"
 
@@ -50,7 +49,13 @@ def read_invite(path: Path) -> Invite:
         CampaignError: Absent, not an invite, or its certificate is none.
     """
     hint = "it is the invite.json that `fedloom gateway show` names at the coordinator"
-    invite = read_handed(Invite, path, hint=hint)
+    try:
+        invite = from_bytes(Invite, path.read_bytes(), what=str(path))
+    except OSError as error:
+        raise CampaignError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
+    except ObjectCorrupt as error:
+        # The file came from a person's hands, so it is input to correct and no damaged object.
+        raise CampaignError(str(error), hint=hint) from error
     if invite.certificate is not None:
         # Not at the top: every command knows this module, few read an invite.
         from tasks.certificates import certificate_sha256
@@ -72,8 +77,7 @@ def accept_invite(invite: Invite, root: Path) -> GatewayAccess:
         raise CampaignError(
             f"{pinned} is another certificate than the invite's, expected the same; who sent the "
             "invite is not who the site knows, or the gateway was made anew",
-            hint="compare fingerprints with the coordinator's operator; a site takes another "
-            "invite by `fedloom site gateway --invite FILE`",
+            hint="compare fingerprints with the coordinator's operator, then remove the file",
         )
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     pinned.write_text(invite.certificate, encoding="ascii")

@@ -129,7 +129,7 @@ def revoke(
     yes: YesOption = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Withdraw a site's keys: it is refused at its next request, and asked no more.
+    """Withdraw a site's keys: its next write is refused, and within a second everything else.
 
     What it answered in a round that is still open is left out. Rounds that are closed stay as they
     are, and what it signed for them keeps verifying.
