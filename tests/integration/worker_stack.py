@@ -16,8 +16,8 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 
-from flows.processes import ServerProcess
 from flows.prefect_names import WORKER_TYPE
+from flows.processes import ServerProcess
 
 HERE = Path(__file__).parent
 ALLOWED = {
@@ -33,8 +33,10 @@ ALLOWED = {
     "hold": "worker_flows.hold",
 }
 T = TypeVar("T")
-_START = "import json, sys; from flows.site_worker import run_worker; "
-_START += "run_worker(**json.loads(sys.argv[1]))"
+_START = "import json, sys; import flows.site_worker as site_worker; "
+# A worker that was killed takes its child along much sooner.
+_START += "site_worker.LOCK_WAIT_S = 5.0; "
+_START += "site_worker.run_worker(**json.loads(sys.argv[1]))"
 
 
 def wait_for(question: Callable[[], T], *, what: str, limit_s: float = 60) -> T:
