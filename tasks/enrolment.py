@@ -14,11 +14,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fl_core.artifacts.documents import Document, from_bytes, to_bytes
+from fl_core.artifacts.documents import Document, to_bytes
 from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.roster import PublicKey, Roster, RosterEntry, enrol
 from fl_core.campaign.specs import Name
-from fl_core.errors import CampaignError, ObjectCorrupt
+from fl_core.errors import CampaignError
 from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.policy import parse_policy
 from fl_core.updates.signing import (
@@ -31,6 +31,7 @@ from fl_core.updates.signing import (
 )
 from tasks.certificates import make_certificate, replace_file, require_site_certificate
 from tasks.gateway_access import TLS_CERTIFICATE, TLS_KEY
+from tasks.handed_files import read_handed
 from tasks.site_config import LEDGER, SiteConfig, SiteHome, config_text, surroundings
 from tasks.unit_key import read_unit_key
 from tasks.witnesses import prepare_witnesses, require_unknown
@@ -151,7 +152,8 @@ def read_own_enrolment(home: SiteHome) -> Enrolment:
     Raises:
         CampaignError: Absent, or not an enrolment.
     """
-    return _parsed(home.enrolment, hint="restore the site's folder from its backup")
+    hint = "restore the site's folder from its backup"
+    return read_handed(Enrolment, home.enrolment, hint=hint)
 
 
 def read_enrolment(path: Path) -> Enrolment:
@@ -161,7 +163,7 @@ def read_enrolment(path: Path) -> Enrolment:
         CampaignError: Absent, not an enrolment, or not signed by the key that it names.
     """
     hint = "it is the enrol.json that `fedloom site init` wrote at the site"
-    enrolment = _parsed(path, hint=hint)
+    enrolment = read_handed(Enrolment, path, hint=hint)
     if not enrolment.signature:
         raise CampaignError(
             f"{path}: is not signed, so it is of an earlier fedloom; expected a signed enrolment",
@@ -175,16 +177,6 @@ def read_enrolment(path: Path) -> Enrolment:
     if enrolment.certificate is not None:
         require_site_certificate(enrolment.certificate, site=enrolment.site)
     return enrolment
-
-
-def _parsed(path: Path, *, hint: str) -> Enrolment:
-    try:
-        return from_bytes(Enrolment, path.read_bytes(), what=str(path))
-    except OSError as error:
-        raise CampaignError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
-    except ObjectCorrupt as error:
-        # The file came from a person's hands, so it is input to correct and no damaged object.
-        raise CampaignError(str(error), hint=hint) from error
 
 
 def admit(store: ObjectStore, enrolment: Enrolment, *, is_confirmed: bool = False) -> Roster:

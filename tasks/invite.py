@@ -11,9 +11,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fl_core.artifacts.documents import Document, from_bytes
-from fl_core.errors import CampaignError, ObjectCorrupt
+from fl_core.artifacts.documents import Document
+from fl_core.errors import CampaignError
 from tasks.gateway_access import GatewayAccess, GatewayUrl
+from tasks.handed_files import read_handed
 
 GATEWAY_CERTIFICATE = "gateway.crt"
 
@@ -49,13 +50,7 @@ def read_invite(path: Path) -> Invite:
         CampaignError: Absent, not an invite, or its certificate is none.
     """
     hint = "it is the invite.json that `fedloom gateway show` names at the coordinator"
-    try:
-        invite = from_bytes(Invite, path.read_bytes(), what=str(path))
-    except OSError as error:
-        raise CampaignError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
-    except ObjectCorrupt as error:
-        # The file came from a person's hands, so it is input to correct and no damaged object.
-        raise CampaignError(str(error), hint=hint) from error
+    invite = read_handed(Invite, path, hint=hint)
     if invite.certificate is not None:
         # Not at the top: every command knows this module, few read an invite.
         from tasks.certificates import certificate_sha256

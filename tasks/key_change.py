@@ -18,7 +18,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fl_core.artifacts.documents import Document, from_bytes, to_bytes
+from fl_core.artifacts.documents import Document, to_bytes
 from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.roster import (
     PublicKey,
@@ -29,7 +29,7 @@ from fl_core.campaign.roster import (
     rotate,
 )
 from fl_core.campaign.specs import Name
-from fl_core.errors import CampaignError, ObjectCorrupt
+from fl_core.errors import CampaignError
 from fl_core.rounds.site_rotation import hand_over
 from fl_core.updates.outbox import exclusive
 from fl_core.updates.signing import (
@@ -47,6 +47,7 @@ from tasks.enrolment import read_own_enrolment, write_enrolment
 from tasks.gateway_access import ROTATION, TLS_CERTIFICATE, TLS_KEY, SiteDoor
 from tasks.gateway_client import GatewayClient
 from tasks.gateway_store import GatewayStore
+from tasks.handed_files import read_handed
 from tasks.ledger_recovery import recover_ledgers
 from tasks.outgoing import OutgoingLog
 from tasks.settings import open_store
@@ -138,12 +139,7 @@ def read_change(path: Path) -> KeyChange:
         CampaignError: Absent, not such a request, or a signature on it does not hold.
     """
     hint = "it is the rotation.json that `fedloom site rotate` wrote at the site"
-    try:
-        change = from_bytes(KeyChange, path.read_bytes(), what=str(path))
-    except OSError as error:
-        raise CampaignError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
-    except ObjectCorrupt as error:
-        raise CampaignError(str(error), hint=hint) from error
+    change = read_handed(KeyChange, path, hint=hint)
     is_handed_over = change.is_of_lost_key or verify_old_signature(change, change.old_key)
     if not (verify_signature(change, change.new_key) and is_handed_over):
         raise CampaignError(
