@@ -16,7 +16,7 @@ def test_file_that_is_none_names_itself_and_what_it_should_be(read, data, tmp_pa
     if data is not None:
         path.write_bytes(data)
 
-    with pytest.raises(CampaignError, match="sent.json") as caught:
+    with pytest.raises(CampaignError, match=r"sent\.json") as caught:
         read(path)
 
     assert "it is the" in caught.value.hint
