@@ -87,11 +87,7 @@ def make_site(home: SiteHome, new: NewSite) -> Enrolment:
         CampaignError: There is a site in the folder already; a ledger is never made again.
         PolicyRefused: A witness knows a ledger of this dataset, or of this site.
     """
-    if home.key.exists() or home.config.exists() or (home.root / LEDGER).exists():
-        raise CampaignError(
-            f"{home.root}: there is a site here already; its ledger is never made again",
-            hint="choose another folder for another dataset",
-        )
+    require_no_site(home)
     # Sizes and times of its files tell how many rows there are and when training ended.
     home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = generate_key()
@@ -118,6 +114,20 @@ def make_site(home: SiteHome, new: NewSite) -> Enrolment:
 
 def write_enrolment(
     home: SiteHome, config: SiteConfig, *, key: SigningKey, declared_examples: int | None
+def require_no_site(home: SiteHome) -> None:
+    """Refuse a folder in which a site was made.
+
+    Raises:
+        CampaignError: There is one; a ledger is never made again.
+    """
+    if home.key.exists() or home.config.exists() or (home.root / LEDGER).exists():
+        raise CampaignError(
+            f"{home.root}: there is a site here already; its ledger is never made again",
+            hint="choose another folder for another dataset; for another gateway, run `fedloom "
+            "site gateway --invite FILE`",
+        )
+
+
 ) -> Enrolment:
     """Write the site's enrolment, with a TLS key and certificate where it uses a gateway.
 

@@ -223,7 +223,8 @@ def no_answer(door: SiteDoor, error: httpx.HTTPError) -> StoreUnavailable:
         return StoreUnavailable(
             f"somebody else answers at {url}: its certificate is not the one that this site pinned",
             hint="a proxy that reads TLS, or a gateway with a new certificate: compare the "
-            "fingerprint with the coordinator's operator before taking another invite",
+            "fingerprint with the coordinator's operator, then run `fedloom site gateway --invite "
+            "FILE`",
         )
     if "alert" in said:
         return StoreUnavailable(

@@ -72,7 +72,8 @@ def accept_invite(invite: Invite, root: Path) -> GatewayAccess:
         raise CampaignError(
             f"{pinned} is another certificate than the invite's, expected the same; who sent the "
             "invite is not who the site knows, or the gateway was made anew",
-            hint="compare fingerprints with the coordinator's operator, then remove the file",
+            hint="compare fingerprints with the coordinator's operator; a site takes another "
+            "invite by `fedloom site gateway --invite FILE`",
         )
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     pinned.write_text(invite.certificate, encoding="ascii")

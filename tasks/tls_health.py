@@ -22,7 +22,7 @@ CONNECT_S = 5.0
 SCARCE_DAYS = 30
 _COMPARE = (
     "a proxy reads TLS, or the gateway has a new certificate: compare fingerprints with the "
-    "coordinator's operator, by voice, before taking another invite"
+    "coordinator's operator, by voice, then run `fedloom site gateway --invite FILE`"
 )
 
 

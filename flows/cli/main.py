@@ -25,6 +25,7 @@ from flows.cli import (
     readouts,
     roster,
     simulation,
+    site_gateway,
     site_table,
     sites,
     stack,
@@ -82,6 +83,7 @@ site_app.command("refuse")(decisions.site_refuse)
 site_app.command("leave")(decisions.site_leave)
 site_app.command("witness")(sites.site_witness)
 site_app.command("enrolment")(roster.site_enrolment)
+site_app.command("gateway")(site_gateway.site_gateway)
 site_app.command("rotate")(roster.site_rotate)
 site_app.command("readout")(readouts.site_readout)
 app.add_typer(site_app, name="site")

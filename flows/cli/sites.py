@@ -72,7 +72,7 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     from fl_core.privacy.policy_documents import CoordinatorWitness
     from fl_core.privacy.policy_template import counting_units, policy_text
     from fl_core.updates.signing import fingerprint
-    from tasks.enrolment import NewSite, make_site
+    from tasks.enrolment import NewSite, make_site, require_no_site
     from tasks.invite import accept_invite, read_invite
     from tasks.site_config import SiteHome, checked_config
     from tasks.site_rows import read_rows
@@ -91,6 +91,7 @@ def site_init(  # noqa: PLR0913, PLR0917  one parameter per option of the comman
     plain = {"site": site, "data": data.resolve(), **way_in}
     config = checked_config(plain, source=str(own.config))
     if invite is not None:
+        require_no_site(own)
         accept_invite(invite, own.root)
     witnesses = (CoordinatorWitness(), *(parse_witness(text) for text in witness or ()))
     text = policy_text(epsilon=epsilon, delta=delta, witnesses=dict.fromkeys(witnesses))
