@@ -26,15 +26,47 @@ KEEP_ALIVE_S = 75
 log = logging.getLogger(__name__)
 
 
+class Places:
+    """Connections that are open, so that nobody takes the places of others.
+
+    Args:
+        of_one: How many one certificate, or one address without any, may have open.
+        of_strangers: How many all those without a certificate may have open.
+    """
+
+    def __init__(self, *, of_one: int = 64, of_strangers: int = 1000) -> None:
+        self._of_one, self._of_strangers = of_one, of_strangers
+        self._open: dict[tuple[bool, str], int] = {}
+        self._n_strangers = 0
+
+    def take(self, name: str, *, is_stranger: bool) -> bool:
+        """Take a place; False if there is none for this name."""
+        count = self._open.get((is_stranger, name), 0)
+        if count >= self._of_one or (is_stranger and self._n_strangers >= self._of_strangers):
+            return False
+        self._open[is_stranger, name] = count + 1
+        self._n_strangers += is_stranger
+        return True
+
+    def give_back(self, name: str, *, is_stranger: bool) -> None:
+        """Give back a place that was taken."""
+        self._open[is_stranger, name] -= 1
+        self._n_strangers -= is_stranger
+        if not self._open[is_stranger, name]:
+            del self._open[is_stranger, name]
+
+
 class SiteProtocol(H11Protocol):
     """One connection of a site.
 
     Attributes:
         on_refused: Told of the address and of why a connection ended without a request.
         header_s: Seconds in which a whole request has to arrive.
+        places: Who may have how many connections open.
     """
 
     on_refused: Callable[[str, str], None]
+    places: Places
     header_s = HEADER_S
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -46,7 +78,20 @@ class SiteProtocol(H11Protocol):
         # uvicorn copies this into the state of every request of the connection.
         self.app_state = {**self.app_state, PEER: shown}
         self._header_timer: asyncio.TimerHandle | None = None
+        self._place: tuple[str, bool] | None = None
+        # What comes without TLS comes from the proxy on this machine.
+        if secured is not None and not self._takes_place(shown):
+            self._tell("too many connections")
+            transport.abort()
+            return
         self._expect_header()
+
+    def _takes_place(self, shown: str | None) -> bool:
+        name, is_stranger = shown or (self.client[0] if self.client else ""), shown is None
+        if not self.places.take(name, is_stranger=is_stranger):
+            return False
+        self._place = name, is_stranger
+        return True
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; a request that has begun stops the clock once its header is whole."""
@@ -64,6 +109,10 @@ class SiteProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the clock with the connection."""
         self._stop_clock()
+        if self._place is not None:
+            name, is_stranger = self._place
+            self._place = None
+            self.places.give_back(name, is_stranger=is_stranger)
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -93,11 +142,15 @@ class SiteProtocol(H11Protocol):
 
 
 def protocol_of(
-    on_refused: Callable[[str, str], None], *, header_s: float = HEADER_S
+    on_refused: Callable[[str, str], None],
+    *,
+    header_s: float = HEADER_S,
+    places: Places | None = None,
 ) -> type[SiteProtocol]:
     """Return the protocol of one server, with whom it tells of what never became a request."""
     told = staticmethod(on_refused)
-    return type("ServedProtocol", (SiteProtocol,), {"on_refused": told, "header_s": header_s})
+    own = {"on_refused": told, "header_s": header_s, "places": places or Places()}
+    return type("ServedProtocol", (SiteProtocol,), own)
 
 
 def server_context(

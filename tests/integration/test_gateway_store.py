@@ -1,7 +1,9 @@
 """The site's store through a real gateway over TLS: the contract, as far as its keys go."""
 
+import contextlib
 import secrets
 import socket
+import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -336,3 +338,26 @@ def test_wrong_clock_is_told_once(door, monkeypatch, caplog):
     told = [record.getMessage() for record in caplog.records if "clocks differ" in record.msg]
     assert len(told) == 1
     assert "time synchronisation" in told[0]
+
+
+def test_stranger_with_many_connections_leaves_places_for_sites(gateway):
+    door = gateway.make_site("east")
+    gateway.enrol(door)
+    context = ssl.create_default_context(cafile=door.home / "gateway.crt")
+    with contextlib.ExitStack() as open_ones:
+        for _ in range(70):
+            plain = socket.create_connection(("127.0.0.1", gateway.port), timeout=30)
+            last = open_ones.enter_context(
+                context.wrap_socket(plain, server_hostname="127.0.0.1", suppress_ragged_eofs=True)
+            )
+
+        # 64 of one address: the others were closed at once, long before the time for a header.
+        with contextlib.suppress(ConnectionResetError):
+            assert last.recv(1) == b""
+        assert GatewayStore.through(door).list(keys.ROSTERS)
+
+    record, deadline = gateway.folder / "gateway" / "record.jsonl", time.monotonic() + 30
+    # Such lines are counted for a second.
+    while "too many connections" not in record.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

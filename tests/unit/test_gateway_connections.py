@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 
-from flows.gateway.connections import server_context, trust
+from flows.gateway.connections import Places, server_context, trust
 from tasks.certificates import make_certificate
 
 
@@ -55,3 +55,22 @@ def test_old_protocols_and_resumed_sessions_are_switched_off(context):
     assert context.num_tickets == 0
     assert context.options & ssl.OP_NO_TICKET
     assert context.options & ssl.OP_NO_RENEGOTIATION
+
+
+def test_one_address_takes_no_places_of_another_and_strangers_none_of_sites():
+    places = Places(of_one=2, of_strangers=3)
+
+    one = [places.take("192.0.2.1", is_stranger=True) for _ in range(3)]
+    two = [places.take("192.0.2.2", is_stranger=True) for _ in range(2)]
+    site = [places.take("certificate", is_stranger=False) for _ in range(3)]
+
+    assert (one, two, site) == ([True, True, False], [True, False], [True, True, False])
+
+
+def test_place_that_was_given_back_is_taken_again():
+    places = Places(of_one=1, of_strangers=1)
+    places.take("192.0.2.1", is_stranger=True)
+
+    places.give_back("192.0.2.1", is_stranger=True)
+
+    assert places.take("192.0.2.2", is_stranger=True)
