@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flows.local_stack import Stack
+    from flows.stack_file import StackFile
     from tasks.enrolment import Enrolment
     from tasks.site_config import SiteHome
 
@@ -43,6 +44,35 @@ def site_home(home: Path, site: str) -> "SiteHome":
 def made_sites(home: Path) -> list[str]:
     """Return the names of the sites that were made in a stack's home, sorted."""
     return [path.parent.name for path in sorted((home / "sites").glob("*/site.toml"))]
+
+
+def follow_gateway(home: Path, file: "StackFile") -> list[str]:
+    """Have the sites of a home take the invite of its gateway where theirs leads nowhere.
+
+    Their owner is the home's, so nobody is asked.
+
+    Returns:
+        Names of the sites that were changed.
+    """
+    sites = made_sites(home)
+    if not sites:
+        return []
+    from flows.local_gateway import GatewayFiles, local_invite
+    from tasks.invite import read_invite
+    from tasks.new_invite import invited_access, pinned_pem, take_invite
+    from tasks.site_config import read_site_config
+
+    invite, changed = local_invite(home, file), []
+    urls = read_invite(GatewayFiles(home).invite).urls()
+    for site in sites:
+        own = site_home(home, site)
+        config = read_site_config(own)
+        if config.gateway is None:
+            continue
+        if config.gateway.url not in urls or pinned_pem(own, config) != invite.certificate:
+            take_invite(own, config, invite, invited_access(config, invite, signs=None))
+            changed.append(site)
+    return changed
 
 
 def make_local_site(stack: "Stack", site: LocalSite) -> "Enrolment":

@@ -28,6 +28,7 @@ from flows.local_gateway import (
     prepare_gateway,
     start_gateway,
 )
+from flows.local_sites import follow_gateway
 from flows.postgres import start_postgres
 from flows.processes import (
     ServerProcess,
@@ -142,8 +143,10 @@ def start(
         _end_recorded(home)
         file = prepared_stack_file(home, stated or Stated())
         _require_ports(home, file)
-        prepare_gateway(home, file)
+        prepare_gateway(home, file, tell=tell)
         write_stack_file(home, file)
+        for site in follow_gateway(home, file):
+            tell(f"site {site} takes the gateway's new invite")
         return Stack(home, file, _start_servers(home, file, tell))
 
 

@@ -33,7 +33,13 @@ def up(  # noqa: PLR0913, PLR0917  one parameter per option of the command
         int | None, typer.Option(help="Port for MLflow, from now on.", min=1, max=65535)
     ] = None,
     gateway_port: Annotated[
-        int | None, typer.Option(help="Port for the sites' gateway.", min=1, max=65535)
+        int | None,
+        typer.Option(
+            help="Port for the sites' gateway, from now on; another one than before is a new "
+            "invite for every site on another machine.",
+            min=1,
+            max=65535,
+        ),
     ] = None,
     gateway_listen: Annotated[
         str | None, typer.Option(help="Address that it listens on; 0.0.0.0 is every one.")

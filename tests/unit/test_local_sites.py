@@ -6,9 +6,10 @@ import pytest
 
 from fl_core.errors import CampaignError
 from fl_core.privacy.policy_template import policy_text
-from flows.local_gateway import prepare_gateway
-from flows.local_sites import LocalSite, made_sites, make_local_site, site_home
+from flows.local_gateway import local_url, prepare_gateway
+from flows.local_sites import LocalSite, follow_gateway, made_sites, make_local_site, site_home
 from flows.local_stack import Stack
+from flows.processes import free_port
 from flows.stack_file import Stated, prepared_stack_file
 from tasks.site_config import open_site, read_site_config
 
@@ -52,6 +53,46 @@ def test_only_sites_that_were_made_are_listed(stack):
     make_local_site(stack, LocalSite("north", Path("rows.csv"), POLICY))
 
     assert made_sites(stack.home) == ["north"]
+
+
+def test_sites_follow_their_gateway_to_another_port_and_keep_what_their_owner_wrote(stack):
+    make_local_site(stack, LocalSite("north", Path("rows.csv"), POLICY))
+    home = site_home(stack.home, "north")
+    own = home.config.read_text().replace("threads = 1 ", "threads = 3 ") + "# mine\n"
+    home.config.write_text(own)
+    file = stack.file.model_copy(update={"gateway_port": free_port()})
+    told = []
+    prepare_gateway(stack.home, file, tell=told.append)
+
+    changed = follow_gateway(stack.home, file)
+
+    config = read_site_config(home)
+    assert changed == ["north"]
+    assert (config.gateway.url, config.threads) == (local_url(file), 3)
+    assert home.config.read_text() == own.replace(stack.gateway_url, local_url(file))
+    assert "every site" in told[0]
+    assert follow_gateway(stack.home, file) == []
+
+
+def test_sites_follow_their_gateway_to_another_certificate(stack):
+    make_local_site(stack, LocalSite("north", Path("rows.csv"), POLICY))
+    home = site_home(stack.home, "north")
+    before = home.config.read_bytes()
+    (stack.home / "gateway" / "tls.crt").unlink()
+    invite = prepare_gateway(stack.home, stack.file)
+
+    assert follow_gateway(stack.home, stack.file) == ["north"]
+
+    assert (home.root / "gateway.crt").read_text() == invite.certificate
+    assert home.config.read_bytes() == before
+
+
+def test_further_name_of_the_gateway_leaves_its_sites_alone(stack):
+    make_local_site(stack, LocalSite("north", Path("rows.csv"), POLICY))
+    file = stack.file.model_copy(update={"gateway_hosts": ("fedloom.example.org",)})
+    prepare_gateway(stack.home, file)
+
+    assert follow_gateway(stack.home, file) == []
 
 
 def test_site_is_never_made_again(stack):
