@@ -69,7 +69,7 @@ class Limits:
     copy_bytes: Rate = Rate(burst=64 << 20, per_s=512)
     states: Rate = Rate(burst=200, per_s=2)
     events: Rate = Rate(burst=4000, per_s=20)
-    hellos: Rate = Rate(burst=20, per_s=1 / 600)
+    hellos: Rate = Rate(burst=20, per_s=20 / 86400)
     listings: Rate = Rate(burst=20, per_s=0.1)
     listed: Rate = Rate(burst=100_000, per_s=1000)
     waits: int = 4

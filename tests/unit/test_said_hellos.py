@@ -43,3 +43,37 @@ def test_words_of_one_site_are_not_those_of_another_whose_name_begins_alike():
     keep_hello(store, hello("0.9.0", site="north-2"), now=NOW)
 
     assert latest_hello(store, "north") is None
+
+
+class CountingStore(MemoryStore):
+    """A store that counts the objects that are read."""
+
+    n_reads = 0
+
+    def get(self, key, *, max_bytes=None):
+        self.n_reads += 1
+        return super().get(key, max_bytes=max_bytes)
+
+
+def test_only_the_last_word_is_read_however_many_there_are():
+    store = CountingStore()
+    for minute in range(40):
+        keep_hello(store, hello(f"0.{minute % 2}.0"), now=NOW + timedelta(minutes=minute))
+    store.n_reads = 0
+
+    said = latest_hello(store, "north")
+
+    assert store.n_reads == 1
+    assert said is not None
+    assert said.at == NOW + timedelta(minutes=39)
+
+
+def test_word_after_the_clock_was_set_back_is_the_last_all_the_same():
+    store = MemoryStore()
+    keep_hello(store, hello("0.1.0"), now=NOW)
+
+    keep_hello(store, hello("0.2.0"), now=NOW - timedelta(days=1))
+
+    said = latest_hello(store, "north")
+    assert said is not None
+    assert said.hello == hello("0.2.0")
