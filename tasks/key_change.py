@@ -31,6 +31,7 @@ from fl_core.campaign.roster import (
 from fl_core.campaign.specs import Name
 from fl_core.errors import CampaignError
 from fl_core.rounds.site_rotation import hand_over
+from fl_core.rounds.site_recovery import Agreed
 from fl_core.updates.outbox import exclusive
 from fl_core.updates.signing import (
     generate_key,
@@ -48,7 +49,7 @@ from tasks.gateway_access import ROTATION, TLS_CERTIFICATE, TLS_KEY, SiteDoor
 from tasks.gateway_client import GatewayClient
 from tasks.gateway_store import GatewayStore
 from tasks.handed_files import read_handed
-from tasks.ledger_recovery import recover_ledgers
+from tasks.ledger_recovery import NOTHING_SAID, recover_ledgers
 from tasks.outgoing import OutgoingLog
 from tasks.settings import open_store
 from tasks.site_config import SiteConfig, SiteHome, open_site, site_settings
@@ -192,7 +193,7 @@ def admit_change(store: ObjectStore, change: KeyChange, *, is_confirmed: bool = 
     return enrol(store, entry, is_confirmed=True)
 
 
-def finish_change(home: SiteHome, config: SiteConfig) -> KeyChange:
+def finish_change(home: SiteHome, config: SiteConfig, *, said: Agreed = NOTHING_SAID) -> KeyChange:
     """Put admitted keys in place of the old ones, ledgers first; safe to run again.
 
     Raises:
@@ -200,7 +201,13 @@ def finish_change(home: SiteHome, config: SiteConfig) -> KeyChange:
         LedgerConflict: A session of the site is in a round; wait for its end.
         LedgerCorrupt: A ledger does not hold, or was set back.
         WitnessUnavailable: No witness of the site's own acknowledged the change.
+    Args:
+        home: The site's folder.
+        config: Its config.
+        said: Of a lost key: what the operator says of campaigns that nothing shows to be approved.
+
         StoreUnavailable: The coordinator cannot be asked.
+        PolicyRefused: There are such campaigns, and he has not.
     """
     if not (home.root / ROTATION).exists():
         raise CampaignError(
@@ -210,7 +217,7 @@ def finish_change(home: SiteHome, config: SiteConfig) -> KeyChange:
     _require_admitted(home, config, change)
     if change.is_of_lost_key:
         _put_in_place(home, config)
-        recover_ledgers(home, config, assume_lost=False, lost_key=change.old_key)
+        recover_ledgers(home, config, lost_key=change.old_key, said=said)
     else:
         with exclusive(home.root / "outbox.lock"):
             if change.new_key != change.old_key and home.key.read_bytes() != _next(home, _KEY):

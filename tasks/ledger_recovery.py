@@ -15,12 +15,14 @@ from fl_core.artifacts.store import ObjectStore
 from fl_core.privacy.ledger_entries import read_ledger
 from fl_core.privacy.recovery import LostLedger, Recovery, append_missing, find_recovery
 from fl_core.rounds.site import Site
-from fl_core.rounds.site_recovery import close_exchanges, owed_by_site
+from fl_core.rounds.site_recovery import Agreed, close_exchanges, owed_by_site
 from fl_core.rounds.site_witness import witness_ledgers
 from fl_core.updates.outbox import exclusive
 from fl_core.updates.signing import public_hex
 from tasks.settings import open_store
 from tasks.site_config import CLIENT_LEDGER, LEDGER, SiteConfig, SiteHome, open_site, site_settings
+
+NOTHING_SAID = Agreed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,12 @@ class RecoveredLedger:
 
 
 def recover_ledgers(
-    home: SiteHome, config: SiteConfig, *, assume_lost: bool, lost_key: str | None = None
+    home: SiteHome,
+    config: SiteConfig,
+    *,
+    assume_lost: bool = False,
+    lost_key: str | None = None,
+    said: Agreed = NOTHING_SAID,
 ) -> list[RecoveredLedger]:
     """Recover every ledger of a site, then bring it to its witnesses; safe to repeat.
 
@@ -52,8 +59,10 @@ def recover_ledgers(
         config: Its config.
         assume_lost: Go on without witnesses that are away, and charge all plans.
         lost_key: Public key that the site lost, hex; its key now takes the ledgers over.
+        said: What the operator says of campaigns that nothing here shows to be approved.
 
     Raises:
+        PolicyRefused: There are such campaigns, and he has not.
         LedgerConflict: A session of the site is running.
         WitnessUnavailable: A witness of the site's own is away and ``assume_lost`` is off.
         LedgerCorrupt: Nobody holds the genesis.
@@ -62,12 +71,14 @@ def recover_ledgers(
     with exclusive(home.root / "outbox.lock"):
         site = open_site(home, config)
         store = open_store(site_settings(home, config))
+        agreed = replace(said, digests=frozenset(site.policy.campaigns))
         done = [
             _recover(
                 home,
                 site,
                 store,
                 replace(each, lost_key=lost_key),
+                agreed,
                 assume_lost=assume_lost,
             )
             for each in _ledgers(home, site)
@@ -84,12 +95,20 @@ def _ledgers(home: SiteHome, site: Site) -> Iterator[LostLedger]:
         yield LostLedger(site.name, dataset, whole.unit, site.key, home.store(CLIENT_LEDGER))
 
 
-def _recover(
-    home: SiteHome, site: Site, store: ObjectStore, lost: LostLedger, *, assume_lost: bool
+def _recover(  # noqa: PLR0913  whose ledger, in which folder, and what people said
+    home: SiteHome,
+    site: Site,
+    store: ObjectStore,
+    lost: LostLedger,
+    agreed: Agreed,
+    *,
+    assume_lost: bool,
 ) -> RecoveredLedger:
     dataset, unit = lost.dataset, lost.unit
     folder = LEDGER if unit == site.policy.unit else CLIENT_LEDGER
-    owed = owed_by_site(store, site.outbox, site=site.name, dataset=dataset, unit=unit)
+    owed = owed_by_site(
+        store, site.outbox, site=site.name, dataset=dataset, unit=unit, agreed=agreed
+    )
     now = datetime.now(UTC)
     found = find_recovery(lost, site.witnesses, owed, now=now, assume_lost=assume_lost)
     set_aside = None

@@ -22,7 +22,7 @@ from datetime import datetime
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import document_sha256, to_bytes
-from fl_core.errors import LedgerCorrupt, WitnessUnavailable
+from fl_core.errors import LedgerCorrupt, PolicyRefused, WitnessUnavailable
 from fl_core.privacy.held_entries import (
     MARGIN,
     Held,
@@ -48,10 +48,28 @@ __all__ = [
     "LostLedger",
     "Owed",
     "Recovery",
+    "Unapproved",
     "append_missing",
     "charges_of",
     "find_recovery",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Unapproved:
+    """A campaign that names the site, and that nothing at the site shows to be approved.
+
+    Attributes:
+        campaign: Its id.
+        digest: Its digest; None where it cannot be read.
+        plans: Its rounds whose plan names the site, with their event on this ledger.
+        is_denied: The site's operator says that it was never approved.
+    """
+
+    campaign: str
+    digest: str | None = None
+    plans: tuple[LostCharge, ...] = ()
+    is_denied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +79,13 @@ class Owed:
     Attributes:
         plans: Every round whose plan names the site, with its event on this ledger.
         committed: Those of them whose update lies in the site's outbox: charged in any case.
+        unapproved: Campaigns that a person has to decide on, unless the ledger knows them: an
+            approval may have been lost, or a coordinator may have made them up.
     """
 
     plans: tuple[LostCharge, ...] = ()
     committed: tuple[LostCharge, ...] = ()
+    unapproved: tuple[Unapproved, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +140,7 @@ def find_recovery(
 
     Raises:
         WitnessUnavailable: A witness of the site's own is away and ``assume_lost`` is off.
+        PolicyRefused: Something is lost, and nothing shows whether a campaign was approved.
         LedgerCorrupt: Nobody holds a genesis signed by this key or one before it, so there is
             nothing to build on; the key has handed the ledger to another one; or what would have
             to be written is more than a ledger can name or a witness takes.
@@ -274,7 +296,8 @@ def _recovered(
     ledger: LostLedger, findings: _Findings, *, after: LedgerEntry | None, now: datetime
 ) -> LedgerEntry | None:
     lost, aside = findings.lost(), findings.aside()
-    charges = _charges(findings, has_lost=bool(lost), aside=aside)
+    plans = _plans_owed(findings) if lost else ()
+    charges = _charges(findings, plans=plans, aside=aside)
     if not (lost or aside or charges):
         return None
     seq, previous_sha256 = findings.next_place()
@@ -303,7 +326,30 @@ def _recovered(
     return signed
 
 
-def _charges(findings: _Findings, *, has_lost: bool, aside: Sequence[Held]) -> list[LostCharge]:
+def _plans_owed(findings: _Findings) -> tuple[LostCharge, ...]:
+    """Return the plans of all campaigns that the site agreed to, as far as anybody can tell."""
+    held = [each.entry for each in findings.held]
+    known = {entry.campaign_digest for entry in held if entry.campaign_digest is not None}
+    known |= {charge.campaign_digest for entry in held for charge in entry.charges or ()}
+    plans, unclear = list(findings.owed.plans), []
+    for each in findings.owed.unapproved:
+        if each.digest in known:
+            plans += each.plans
+        elif not each.is_denied:
+            unclear.append(each.campaign)
+    if unclear:
+        raise PolicyRefused(
+            "entries are lost, and nothing here shows that this site approved "
+            f"{', '.join(unclear)}, whose plans would be charged for good; its operator can tell",
+            hint="`--never-approved ID` where it was never approved, `--approved ID` where its "
+            "approval may have been lost too",
+        )
+    return tuple(plans)
+
+
+def _charges(
+    findings: _Findings, *, plans: Sequence[LostCharge], aside: Sequence[Held]
+) -> list[LostCharge]:
     # Another branch's charge counts also where the ledger has one for the same round: each may have
     # paid for a draw of its own.
     charges = [charge for each in aside for charge in charges_of(each.entry)]
@@ -323,7 +369,7 @@ def _charges(findings: _Findings, *, has_lost: bool, aside: Sequence[Held]) -> l
         if exchange in trained - known:
             known.add(exchange)
             charges.append(charge)
-    for charge in (*findings.owed.committed, *(findings.owed.plans if has_lost else ())):
+    for charge in (*findings.owed.committed, *plans):
         if (charge.campaign_digest, charge.round) not in known:
             known.add((charge.campaign_digest, charge.round))
             charges.append(charge)

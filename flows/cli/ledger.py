@@ -61,7 +61,22 @@ def ledger(  # noqa: PLR0913  one parameter per option of the command
         )
 
 
-def ledger_recover(
+ApprovedOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--approved", metavar="ID", help="A campaign whose approval may have been lost too; repeat."
+    ),
+]
+NeverApprovedOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--never-approved", metavar="ID", help="A campaign that was never approved here; repeat."
+    ),
+]
+
+
+def ledger_recover(  # noqa: PLR0913  one parameter per option of the command
+    *,
     site: SiteOption = "",
     home: LedgerHomeOption = Path(".fedloom"),
     assume_lost: Annotated[
@@ -71,25 +86,30 @@ def ledger_recover(
             help="Go on without witnesses that are lost for good, and charge every plan.",
         ),
     ] = False,
+    approved: ApprovedOption = None,
+    never_approved: NeverApprovedOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Put a site's ledger together again after a restore.
 
     Takes back the entries that witnesses hold. What nobody holds is charged as every plan that
-    names the site; what was trained since is never trained again. Stop the site before.
+    names the site; what was trained since is never trained again. Stop the site before. Campaigns
+    that nothing here shows to be approved are named, and charged or not as you say.
 
     Example: `fedloom ledger recover --home /srv/fedloom`
     """
     from dataclasses import asdict
 
+    from fl_core.rounds.site_recovery import Agreed
     from flows.cli.ledger_views import site_homes
     from tasks.ledger_recovery import recover_ledgers
     from tasks.site_config import read_site_config
 
     done = []
+    said = Agreed(approved=frozenset(approved or ()), never=frozenset(never_approved or ()))
     for own in site_homes(home, site):
         config = read_site_config(own)
-        for recovered in recover_ledgers(own, config, assume_lost=assume_lost):
+        for recovered in recover_ledgers(own, config, assume_lost=assume_lost, said=said):
             aside = None if recovered.set_aside is None else str(recovered.set_aside)
             done.append({"site": config.site, **asdict(recovered), "set_aside": aside})
             console_err.print(

@@ -17,6 +17,7 @@ from flows.cli.context import (
     YesOption,
     use_coordinator,
 )
+from flows.cli.ledger import ApprovedOption, NeverApprovedOption
 from flows.cli.output import console_err, print_json
 
 if TYPE_CHECKING:
@@ -210,7 +211,8 @@ def tell_change(change: "KeyChange") -> None:
     )
 
 
-def site_rotate(
+def site_rotate(  # noqa: PLR0913  one parameter per option of the command
+    *,
     home: SiteHomeOption = Path("site"),
     certificate_only: Annotated[
         bool, typer.Option("--certificate-only", help="Keep the signing key.")
@@ -225,6 +227,8 @@ def site_rotate(
 ) -> None:
     """Change the site's keys: first a request, then --finish when the coordinator has admitted it.
 
+    approved: ApprovedOption = None,
+    never_approved: NeverApprovedOption = None,
     The privacy ledger goes on under the next key, and what was spent stays spent, also where the
     old key is lost. The site works with its old keys until --finish; run that between two rounds,
     because a round that is being trained is answered under the key of its plan.
@@ -235,11 +239,13 @@ def site_rotate(
     from tasks.gateway_access import ROTATION
     from tasks.key_change import begin_change, finish_change
     from tasks.site_config import SiteHome, read_site_config
+    from fl_core.rounds.site_recovery import Agreed
 
     own = SiteHome(home.resolve())
     config = read_site_config(own)
     if finish:
-        change = finish_change(own, config)
+        said = Agreed(approved=frozenset(approved or ()), never=frozenset(never_approved or ()))
+        change = finish_change(own, config, said=said)
         console_err.print(f"{change.site} has its next keys; the old ones are gone", markup=False)
     else:
         change = begin_change(own, config, only_certificate=certificate_only, is_lost=lost_key)

@@ -6,113 +6,27 @@ a folder, its own witness another one.
 
 import json
 import shutil
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 
-import numpy as np
 import pytest
-from typer.testing import CliRunner
+from ledger_place import SITE, Place, fedloom
 from worlds import FakeWork, campaign_of
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.documents import document_sha256
 from fl_core.artifacts.local import LocalStore
 from fl_core.errors import (
-    FedloomError,
     LedgerConflict,
     LedgerCorrupt,
     PolicyRefused,
     WitnessUnavailable,
 )
 from fl_core.privacy.budget import spend
-from fl_core.privacy.policy import approve
-from fl_core.rounds.plan import open_campaign, open_round
 from fl_core.rounds.release import skip_round
 from fl_core.rounds.site_charge import reserve_round
-from fl_core.rounds.site_round import client_round
 from fl_core.rounds.site_witness import witness_ledgers
 from fl_core.updates.outbox import exclusive
-from flows.cli.main import app
 from tasks import ledger_recovery
-from tasks.client_steps import Session
-from tasks.enrolment import admit, read_enrolment
 from tasks.site_config import SiteHome, open_site, read_site_config
-
-SITE = "north"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command left behind: its output, and the error that `fedloom` would end with."""
-
-    stdout: str
-    stderr: str
-    error: FedloomError | None
-
-
-def fedloom(*words) -> Ended:
-    found = CliRunner().invoke(app, [str(word) for word in words])
-    error = found.exception
-    if error is not None and not isinstance(error, FedloomError):
-        raise error
-    return Ended(found.stdout, found.stderr, error)
-
-
-@dataclass
-class Place:
-    """A made site with the folders around it."""
-
-    folder: Path
-
-    @property
-    def home(self) -> SiteHome:
-        return SiteHome(self.folder / "site")
-
-    @property
-    def disk(self) -> Path:
-        return self.folder / "other-disk" / "witness"
-
-    def init(self, *words, home="site"):
-        return fedloom(
-            *("site", "init", SITE, "--data", self.folder / "rows.csv", "--epsilon", 20),
-            *("--delta", 1e-5, "--store", f"file://{self.folder}/store", "--home"),
-            *(self.folder / home, "--witness", self.disk, *words),
-        )
-
-    def session(self, work=None, **changes) -> Session:
-        """Return a session of the site that has approved the campaign; ``changes`` are in it."""
-        store = LocalStore(self.folder / "store")
-        campaign = campaign_of(sites=(SITE,), **changes)
-        assembly = open_campaign(store, campaign)
-        admit(store, read_enrolment(self.home.enrolment))
-        approve(self.home.store("approvals"), campaign, now=datetime.now(UTC))
-        config = read_site_config(self.home)
-        return Session(self.home, config, assembly, store, lambda *_: work)
-
-    def plan(self, number, **changes):
-        session = self.session(**changes)
-        now = datetime.now(UTC)
-        return open_round(session.assembly, session.store, round_number=number, now=now)
-
-    def round(self, number, **changes):
-        """Take part in a round and return the answer and how often was trained."""
-        plan, session = self.plan(number, **changes), self.session(**changes)
-        work = FakeWork(session.assembly.shapes(number), rng=np.random.default_rng(number))
-        site = open_site(self.home, session.config)
-        answer = client_round(site, work, assembly=session.assembly, store=session.store, plan=plan)
-        return answer, work.trainings
-
-    def backup(self):
-        shutil.copytree(self.home.root, self.folder / "backup")
-
-    def restore(self):
-        shutil.rmtree(self.home.root)
-        shutil.copytree(self.folder / "backup", self.home.root)
-
-    def verify(self):
-        found = fedloom("ledger", "--home", self.home.root, "--verify", "--json")
-        return json.loads(found.stdout)["ledgers"][0], found.error
 
 
 @pytest.fixture
@@ -335,6 +249,29 @@ def test_recovery_that_was_interrupted_is_run_again(place, monkeypatch):
 
     assert done["imported"] == [4, 5]
     assert (again.status, trainings) == ("declined", 0)
+
+
+def test_recovery_asks_about_a_campaign_that_nothing_shows_to_be_approved(place):
+    place.round(1)
+    place.round(2)
+    LocalStore(place.folder / "store").put_once(keys.campaign("made-up"), b"{}")
+    # The reserve of round 2, in the ledger and at both witnesses.
+    lost = list(place.folder.rglob("000004.json"))
+    for each in lost:
+        each.unlink()
+
+    asked = fedloom("ledger", "recover", "--home", place.home.root)
+    unchanged, _ = place.verify()
+    words = ("--never-approved", "made-up", "--home", place.home.root, "--json")
+    (done,) = json.loads(fedloom("ledger", "recover", *words).stdout)["ledgers"]
+    sound, _ = place.verify()
+
+    assert len(lost) == 3
+    assert isinstance(asked.error, PolicyRefused)
+    assert "made-up" in str(asked.error)
+    assert "entry 4 is missing" in unchanged["broken"]
+    assert [each.rpartition("/")[2] for each in done["charged"]] == ["2"]
+    assert sound["broken"] == ""
 
 
 class PowerCut(BaseException):
