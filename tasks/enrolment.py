@@ -16,7 +16,7 @@ from pydantic import Field
 
 from fl_core.artifacts.documents import Document, to_bytes
 from fl_core.artifacts.store import ObjectStore
-from fl_core.campaign.roster import PublicKey, Roster, RosterEntry, enrol
+from fl_core.campaign.roster import Identify, PublicKey, Roster, RosterEntry, enrol
 from fl_core.campaign.specs import Name
 from fl_core.errors import CampaignError
 from fl_core.privacy.ledger import Ledger
@@ -44,6 +44,7 @@ class Enrolment(Document):
         site: Name, as campaigns use it.
         signing_key: Ed25519 public key, hex.
         certificate: The site's TLS certificate, PEM; None for a site that uses no gateway.
+        identify: How it shows the gateway who it is; None for one that uses none.
         declared_examples: Public size, typed by the owner, a power of two; or None.
         signature: Ed25519 of the signing key over the rest.
     """
@@ -51,6 +52,7 @@ class Enrolment(Document):
     site: Name
     signing_key: PublicKey
     certificate: Annotated[str, Field(max_length=4096)] | None = None
+    identify: Identify | None = None
     declared_examples: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
     signature: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")] = ""
 
@@ -142,6 +144,7 @@ def require_no_site(home: SiteHome) -> None:
         site=config.site,
         signing_key=public_hex(key),
         certificate=None if config.gateway is None else _certificate(home, config.site),
+        identify=None if config.gateway is None else config.gateway.identify,
         declared_examples=stated,
     )
     signed = sign(enrolment, key)
@@ -206,6 +209,7 @@ def admit(store: ObjectStore, enrolment: Enrolment, *, is_confirmed: bool = Fals
             site=enrolment.site,
             signing_key=enrolment.signing_key,
             certificate=enrolment.certificate,
+            identify=enrolment.identify,
             declared_examples=enrolment.declared_examples,
             since=datetime.now(UTC),
         ),

@@ -21,6 +21,7 @@ from pydantic import Field
 from fl_core.artifacts.documents import Document, to_bytes
 from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.roster import (
+    Identify,
     PublicKey,
     Roster,
     RosterEntry,
@@ -67,6 +68,7 @@ class KeyChange(Document):
         old_key: Ed25519 public key that stood for the site up to now, hex.
         new_key: The one that stands for it from now on; the same where only TLS changes.
         certificate: Its TLS certificate from now on, PEM; None for a site that uses no gateway.
+        identify: How it shows the gateway who it is; None for one that uses none.
         old_signature: Of the old key over the rest but ``signature``; None where it is lost.
         signature: Of the new key over the rest.
     """
@@ -75,6 +77,7 @@ class KeyChange(Document):
     old_key: PublicKey
     new_key: PublicKey
     certificate: Annotated[str, Field(max_length=4096)] | None = None
+    identify: Identify | None = None
     old_signature: Annotated[str, Field(pattern=_SIGNATURE)] | None = None
     signature: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")] = ""
 
@@ -123,6 +126,7 @@ def begin_change(
         old_key=read_own_enrolment(home).signing_key if old_key is None else public_hex(old_key),
         new_key=public_hex(new_key),
         certificate=pem,
+        identify=None if config.gateway is None else config.gateway.identify,
     )
     signed = (
         sign(request, new_key)
@@ -178,6 +182,7 @@ def admit_change(store: ObjectStore, change: KeyChange, *, is_confirmed: bool = 
         site=change.site,
         signing_key=change.new_key,
         certificate=change.certificate,
+        identify=change.identify,
         declared_examples=known.declared_examples,
         since=datetime.now(UTC),
     )

@@ -21,6 +21,7 @@ from fl_core.errors import CampaignError
 PublicKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 Withdrawal = Literal["changed", "replaced", "revoked"]
+Identify = Literal["certificate", "token"]
 
 
 class RosterEntry(Document):
@@ -31,6 +32,8 @@ class RosterEntry(Document):
         signing_key: Ed25519 public key, hex.
         declared_examples: Public size, typed by its owner, rounded to a power of two; or None.
         certificate: The site's TLS certificate, PEM; None for a site that uses no gateway.
+        identify: How the site shows the gateway who it is; None for a site that uses no gateway,
+            and in rosters of before.
         since: When these keys were admitted, UTC.
         revoked: When they were withdrawn, or None.
         reason: Why they were withdrawn, in the words of whoever did; sites can read it.
@@ -42,10 +45,16 @@ class RosterEntry(Document):
     signing_key: PublicKey
     declared_examples: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
     certificate: Annotated[str, Field(max_length=4096)] | None = None
+    identify: Identify | None = None
     since: datetime
     revoked: datetime | None = None
     reason: Annotated[str, Field(max_length=200)] | None = None
     withdrawal: Withdrawal | None = None
+
+    @property
+    def signs_requests(self) -> bool:
+        """Whether the signing key opens the gateway; not where a certificate alone does."""
+        return self.identify == "token" or (self.identify is None and self.certificate is None)
 
 
 class Roster(Document):
@@ -104,8 +113,8 @@ def latest_roster(store: ObjectStore) -> Roster:
 def enrol(store: ObjectStore, entry: RosterEntry, *, is_confirmed: bool = False) -> Roster:
     """Admit a site: write the next roster with its keys.
 
-    The same entry again changes nothing. The same signing key with another certificate or declared
-    size takes the place of the entry before it: whoever holds the key says so.
+    The same entry again changes nothing. The same signing key with another certificate, declared
+    size or way to identify takes the place of the entry before it: whoever holds the key says so.
 
     Args:
         store: The campaigns' store.
@@ -206,8 +215,8 @@ def _without(roster: Roster, site: str, withdrawn: Mapping[str, object]) -> tupl
     )
 
 
-def _keys_of(entry: RosterEntry) -> tuple[str, str | None, int | None]:
-    return entry.signing_key, entry.certificate, entry.declared_examples
+def _keys_of(entry: RosterEntry) -> tuple[str, str | None, str | None, int | None]:
+    return entry.signing_key, entry.certificate, entry.identify, entry.declared_examples
 
 
 def _require_confirmed(

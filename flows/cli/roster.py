@@ -92,7 +92,11 @@ def what_is_new(roster: "Roster", enrolment: "Enrolment") -> str:
         return "ANOTHER signing key for an enrolled name; `fedloom rotate` takes a change of keys"
     changed = [
         what
-        for what, field in (("certificate", "certificate"), ("declared size", "declared_examples"))
+        for what, field in (
+            ("certificate", "certificate"),
+            ("way to identify", "identify"),
+            ("declared size", "declared_examples"),
+        )
         if getattr(last, field) != getattr(enrolment, field)
     ]
     if not changed:

@@ -143,6 +143,13 @@ class Identifier:
                 "gateway; use the url of the invite and the key that is enrolled",
             )
         site = _living(signers[0])
+        if not signers[0].signs_requests:
+            # Its signing key lies in backups too; without the key of TLS it opens nothing.
+            raise HTTPException(
+                401,
+                f"site {site} is enrolled to show its certificate, not to sign requests; where it "
+                'states identify = "token", enrol it again by `fedloom site enrolment`',
+            )
         if not self._nonces.take(token.nonce, until=token.expires + ALLOWANCE_S):
             raise HTTPException(401, "the token was used before; each request needs its own")
         return site

@@ -81,14 +81,18 @@ class GatewayStack:
         with temporary_settings({PREFECT_API_URL: self.prefect_url}):
             register(sites=SITES)
 
-    def enrolled(self, name: str) -> Member:
-        """Make a site and admit it."""
+    def enrolled(self, name: str, *, identify: str = "token") -> Member:
+        """Make a site and admit it; one that may sign its requests has a certificate too."""
         home = self.folder / "sites" / name
         pem = make_certificate(home / "tls.crt", home / "tls.key", common_name=name)
         key = generate_key()
         write_key(key, home / "key.pem")
         entry = RosterEntry(
-            site=name, signing_key=public_hex(key), certificate=pem, since=datetime.now(UTC)
+            site=name,
+            signing_key=public_hex(key),
+            certificate=pem,
+            identify=identify,
+            since=datetime.now(UTC),
         )
         enrol(self.store, entry)
         return Member(name, home, key)

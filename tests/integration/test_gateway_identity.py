@@ -175,6 +175,26 @@ def test_token_for_anything_else_lets_nothing_in(gateway, change, said):
     assert said in answer.json()["detail"]
 
 
+def test_signing_key_opens_nothing_for_a_site_that_shows_a_certificate(gateway):
+    gateway.sites["shown"] = gateway.enrolled("shown", identify="certificate")
+    headers = gateway.token("shown", gateway.signed("shown", "GET", ROSTER))
+    deadline = time.monotonic() + 30
+    while "no site is enrolled" in (detail := asked(gateway, headers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+        headers = gateway.token("shown", gateway.signed("shown", "GET", ROSTER))
+
+    assert "enrolled to show its certificate" in detail
+    assert gateway.recorded(path=ROSTER, status=401, detail=detail)
+
+
+def asked(gateway, headers):
+    with gateway.stranger() as client:
+        answer = client.get(ROSTER, headers=headers)
+    assert answer.status_code == 401
+    return answer.json()["detail"]
+
+
 def test_token_does_not_cover_another_body_than_the_signed_one(gateway):
     target = "/store/objects/witness/north/data/row/000888.json"
     headers = gateway.token("north", gateway.signed("north", "PUT", target, b"signed"))

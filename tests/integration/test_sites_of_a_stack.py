@@ -161,10 +161,15 @@ def set_back(stack: Stack, home: SiteHome) -> None:
     """Put a site and its stack into the form that fedloom wrote before there was a gateway."""
     store, enrolment = coordinator_store(stack), read_enrolment(home.enrolment)
     bare = enrolment.model_copy(
-        update={"certificate": None, "signature": "", "declared_examples": 64}
+        update={
+            "certificate": None,
+            "identify": None,
+            "signature": "",
+            "declared_examples": 64,
+        }
     )
     admit(store, bare)
-    plain = bare.model_dump(mode="json", exclude={"certificate", "signature"})
+    plain = bare.model_dump(mode="json", exclude={"certificate", "identify", "signature"})
     home.enrolment.write_text(json.dumps(plain))
     config = read_site_config(home)
     direct = SiteStore(

@@ -89,7 +89,13 @@ def change_keys(gateway, door):
     pem = make_certificate(fresh / "tls.crt", fresh / "tls.key", common_name=door.site)
     write_key(key, fresh / "key.pem")
     known = latest_roster(gateway.store).entry(door.site)
-    entry = RosterEntry(site=door.site, signing_key=public_hex(key), certificate=pem, since=NOW)
+    entry = RosterEntry(
+        site=door.site,
+        signing_key=public_hex(key),
+        certificate=pem,
+        identify=known.identify,
+        since=NOW,
+    )
     rotate(gateway.store, entry, old_key=known.signing_key)
     for name in ("key.pem", "tls.key", "tls.crt"):
         replace_file(door.home / name, (fresh / name).read_bytes(), mode=0o600)

@@ -52,6 +52,7 @@ def test_new_site_has_a_tls_key_of_its_own_and_one_signature_over_all_it_sends(m
         {"site": "south"},
         {"declared_examples": 4096},
         {"certificate": None},
+        {"identify": "token"},
         {"signing_key": public_hex(generate_key())},
     ],
     ids=lambda change: next(iter(change)),

@@ -152,6 +152,20 @@ def test_site_cannot_enrol_with_what_is_another_sites(field):
         rotate(store, thief, old_key=SOUTH.signing_key)
 
 
+@pytest.mark.parametrize(
+    ("stated", "signs"),
+    [
+        ({"identify": "token"}, True),
+        ({"identify": "certificate"}, False),
+        ({}, False),
+        ({"certificate": None}, True),
+    ],
+    ids=["token", "certificate", "of-before", "of-before-without-certificate"],
+)
+def test_signing_key_opens_the_gateway_only_where_the_site_stated_it(stated, signs):
+    assert NORTH.model_copy(update=stated).signs_requests is signs
+
+
 def test_two_changes_at_once_become_two_rosters():
     store = enrolled(NORTH)
     inner = store.put_once
