@@ -114,8 +114,6 @@ def make_site(home: SiteHome, new: NewSite) -> Enrolment:
     return enrolment
 
 
-def write_enrolment(
-    home: SiteHome, config: SiteConfig, *, key: SigningKey, declared_examples: int | None
 def require_no_site(home: SiteHome) -> None:
     """Refuse a folder in which a site was made.
 
@@ -130,6 +128,8 @@ def require_no_site(home: SiteHome) -> None:
         )
 
 
+def write_enrolment(
+    home: SiteHome, config: SiteConfig, *, key: SigningKey, declared_examples: int | None
 ) -> Enrolment:
     """Write the site's enrolment, with a TLS key and certificate where it uses a gateway.
 
