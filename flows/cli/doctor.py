@@ -1,10 +1,11 @@
 """``fedloom doctor``: is this installation, and are the servers it names, fit to run campaigns."""
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -17,6 +18,9 @@ from flows.local_stack import DEFAULT_HOME, Stack, connect
 from flows.local_workers import environment
 from flows.stack_file import stack_path
 from tasks.checks import Check
+
+if TYPE_CHECKING:
+    from tasks.invite import Invite
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -31,14 +35,22 @@ _SITE_PLACES = (Path("site"), Path())
 def doctor(
     home: HomeOption = DEFAULT_HOME,
     site_home: DoctorSiteOption = None,
+    invite: Annotated[
+        Path | None,
+        typer.Option(
+            help="At a coordinator with servers of its own: the gateway's invite.json, where it "
+            "is not in the home's folder gateway."
+        ),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Check what this machine is: a site, or a coordinator.
 
     At a site: versions, keys, disks, memory, the way to the gateway, both certificates, clock,
     store permissions, ledgers, witnesses, and what approved campaigns need. At a coordinator:
-    versions, servers, the store's write-once promise, clocks and disk space; servers are those that
-    the environment names where it names a store, else those of the home folder.
+    versions, servers, the store's write-once promise, the gateway's certificate as sites see it,
+    clocks and disk space; servers are those that the environment names where it names a store,
+    else those of the home folder.
 
     A site is looked at where `--site-home` or `--home` names its folder, or where one lies in
     `site` or here and no coordinator is stated. Ends with exit code 1 when a check fails.
@@ -48,7 +60,9 @@ def doctor(
     found_site = _site_home(home, site_home, os.environ)
     with progress() as display:
         display.add_task("looking", total=None)
-        looked = _coordinator_checks(home) if found_site is None else _site_checks(found_site)
+        looked = (
+            _coordinator_checks(home, invite) if found_site is None else _site_checks(found_site)
+        )
         checks = [*installation(), *looked]
     is_healthy = all(check.verdict != "fail" for check in checks)
     console_err.print(_table(checks))
@@ -75,33 +89,51 @@ def _site_checks(home: Path) -> Iterator[Check]:
     return site_checks(SiteHome(home.resolve()))
 
 
-def _coordinator_checks(home: Path) -> Iterator[Check]:
+def _coordinator_checks(home: Path, invite: Path | None) -> Iterator[Check]:
     yield disk(home)
-    yield from _server_checks(home)
-
-
-def _server_checks(home: Path) -> list[Check]:
     if is_coordinator_stated() or not stack_path(home).exists():
-        return list(servers(_stated_addresses(os.environ)))
+        yield from servers(_stated_addresses(os.environ))
+        yield from _stated_gateway(home, invite)
+        return
     stack = connect(home)
     if stack is None:
         remedy = f"`fedloom up --home {home}` starts it"
-        return [Check("local stack", "fail", f"not running over {home}", remedy)]
-    return [*servers(_stated_addresses(environment(stack))), *_own_gateway(stack)]
+        yield Check("local stack", "fail", f"not running over {home}", remedy)
+        return
+    yield from servers(_stated_addresses(environment(stack)))
+    yield from _own_gateway(stack)
 
 
 def _own_gateway(stack: Stack) -> Iterator[Check]:
+    from flows.local_gateway import local_invite
+
+    return _gateway(local_invite(stack.home, stack.file))
+
+
+def _stated_gateway(home: Path, stated: Path | None) -> Iterator[Check]:
+    """Look at the gateway beside servers of one's own, where its invite is here or is stated."""
+    from flows.gateway.files import INVITE
+    from tasks.invite import read_invite
+
+    path = stated or home / "gateway" / INVITE
+    if stated is None and not path.exists():
+        if not is_coordinator_stated():
+            return
+        remedy = "state --invite with what `fedloom gateway show --out invite.json` writes"
+        yield Check("gateway", "warn", f"not looked at: no invite at {path}", remedy)
+        return
+    yield from _gateway(read_invite(path))
+
+
+def _gateway(invite: "Invite") -> Iterator[Check]:
     """Look at the gateway as a site does before it says who it is."""
-    from flows.local_gateway import GatewayFiles, local_url
-    from tasks.gateway_access import TLS_CERTIFICATE, GatewayAccess, SiteDoor
+    from tasks.gateway_access import SiteDoor
+    from tasks.invite import accept_invite
     from tasks.tls_health import tls_checks
 
-    access = GatewayAccess(
-        url=local_url(stack.file), certificate=Path(TLS_CERTIFICATE), identify="token"
-    )
-    yield from tls_checks(
-        SiteDoor(site="gateway", home=GatewayFiles(stack.home).folder, access=access)
-    )
+    with tempfile.TemporaryDirectory(prefix="fedloom-doctor-") as folder:
+        pinned = accept_invite(invite, Path(folder)).model_copy(update={"identify": "token"})
+        yield from tls_checks(SiteDoor(site="gateway", home=Path(folder), access=pinned))
 
 
 def _stated_addresses(variables: Mapping[str, str]) -> Addresses:
