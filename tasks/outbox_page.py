@@ -42,6 +42,15 @@ def epsilon_text(epsilon: float | None) -> str:
     return "infinite" if epsilon is None else f"{epsilon:.2f}"
 
 
+def unreadable_text(n_lines: int) -> str:
+    """Say that requests may be missing from what is shown."""
+    what = "1 line" if n_lines == 1 else f"{n_lines} lines"
+    return (
+        f"{what} of the record of requests cannot be read (cut off by a power cut, changed, or "
+        "written by a later fedloom), so more may have left than is shown."
+    )
+
+
 def charge_text(charge: ChargeView | None) -> str:
     """Return what a round was charged and what it does to the budget, in words."""
     if charge is None:
@@ -103,6 +112,8 @@ def _standing(view: OutboxView) -> str:
     lines += [f"Left: {each}." for each in view.left]
     if view.complaint:
         lines.append(f"The ledger does not hold: {view.complaint}.")
+    if view.n_unreadable:
+        lines.append(unreadable_text(view.n_unreadable))
     return "".join(f"<p>{escape(line)}</p>\n" for line in lines)
 
 

@@ -26,7 +26,7 @@ from fl_core.updates.manifest import UpdateManifest
 from fl_core.updates.outbox import Outbox
 from fl_core.updates.outbox_record import Progress
 from tasks.event_words import event_text
-from tasks.outgoing import Outgoing, read_outgoing
+from tasks.outgoing import Outgoing, read_record
 from tasks.site_config import DECISIONS, SiteHome, open_site, read_site_config, site_policy
 from tasks.site_decisions import campaign_name, known_campaigns, outbox_of, standing_of
 
@@ -134,6 +134,7 @@ class OutboxView(Document):
         requests: The newest, in the order of the record.
         n_requests: How many left, shown or not.
         n_kept: How many were refused at the site.
+        n_unreadable: Lines of the record that nobody can read, so that requests may be missing.
         sent_bytes: Bytes of all bodies that left.
         decisions: All of them, in order.
         log_lines: Always 0: a site sends no log line, whatever Prefect's settings say.
@@ -151,6 +152,7 @@ class OutboxView(Document):
     requests: tuple[RequestView, ...]
     n_requests: int
     n_kept: int
+    n_unreadable: int
     sent_bytes: int
     decisions: tuple[SiteDecision, ...]
     log_lines: Literal[0] = 0
@@ -172,7 +174,8 @@ def read_outbox(
         ObjectCorrupt: The outbox or the decisions are not what was written.
     """
     config, policy = read_site_config(home), site_policy(home)
-    requests = read_outgoing(home.root, since=since)
+    record = read_record(home.root, since=since)
+    requests = record.requests
     left = [each for each in requests if not each.kept]
     chain, complaint = _chain(home)
     prefixes = _newest_first(outbox_of(home), policy)
@@ -193,6 +196,7 @@ def read_outbox(
         requests=tuple(map(_request, requests if most is None else requests[-most:])),
         n_requests=len(left),
         n_kept=len(requests) - len(left),
+        n_unreadable=record.n_unreadable,
         sent_bytes=sum(each.payload_bytes for each in left),
         decisions=tuple(made),
         complaint=complaint,

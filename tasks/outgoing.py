@@ -206,16 +206,37 @@ class OutgoingLog:
             ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class OutgoingRecord:
+    """What a site's record says.
+
+    Attributes:
+        requests: What left and what was kept, in the order of the record.
+        n_unreadable: Lines that are none: cut off by a power cut, changed, or of a later fedloom.
+    """
+
+    requests: list[Outgoing]
+    n_unreadable: int
+
+
 def read_outgoing(home: Path, *, since: datetime | None = None) -> list[Outgoing]:
-    """Return what left a site and what was kept, in the order of the record.
+    """Return the requests of ``read_record`` alone."""
+    return read_record(home, since=since).requests
+
+
+def read_record(home: Path, *, since: datetime | None = None) -> OutgoingRecord:
+    """Read a site's record of what left and what was kept.
 
     Args:
         home: The site's folder.
         since: Leave out what is older; None reads everything.
     """
     found: dict[str, Outgoing] = {}
+    n_unreadable = 0
     for number, line in enumerate(_lines(home, since)):
-        if isinstance(line, Answered):
+        if line is None:
+            n_unreadable += 1
+        elif isinstance(line, Answered):
             sent = found.get(line.request)
             if sent is not None:
                 found[line.request] = _with_status(sent, line.status)
@@ -232,7 +253,8 @@ def read_outgoing(home: Path, *, since: datetime | None = None) -> list[Outgoing
                 line.payload_bytes,
                 line.payload_sha256,
             )
-    return [each for each in found.values() if since is None or each.at >= since]
+    requests = [each for each in found.values() if since is None or each.at >= since]
+    return OutgoingRecord(requests, n_unreadable)
 
 
 def _with_status(sent: Outgoing, status: int | None) -> Outgoing:
@@ -247,7 +269,7 @@ def _with_status(sent: Outgoing, status: int | None) -> Outgoing:
     )
 
 
-def _lines(home: Path, since: datetime | None) -> Iterator[Sent | Answered | Kept]:
+def _lines(home: Path, since: datetime | None) -> Iterator[Sent | Answered | Kept | None]:
     for path in _files(home):
         # A file system's clock may lag by some milliseconds.
         if since is not None and path.stat().st_mtime + 1 < since.timestamp():
@@ -257,8 +279,8 @@ def _lines(home: Path, since: datetime | None) -> Iterator[Sent | Answered | Kep
                 try:
                     yield _LINE.validate_json(line)
                 except ValidationError:
-                    # The last line of a machine that lost power in the middle of it.
-                    continue
+                    # Counted, not passed over: a request must not vanish from the record unseen.
+                    yield None
 
 
 def _files(home: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tasks.outbox_page import charge_text, manifest_lines, size_text
+from tasks.outbox_page import charge_text, manifest_lines, size_text, unreadable_text
 from tasks.outbox_view import ExchangeView, OutboxView, RequestView
 
 _DIGITS = 12
@@ -103,4 +103,6 @@ def _standing(view: OutboxView) -> Iterator[str]:
         yield f"left: {', '.join(view.left)}"
     if view.complaint:
         yield f"the ledger does not hold: {view.complaint}"
+    if view.n_unreadable:
+        yield unreadable_text(view.n_unreadable)
     yield f"log lines that left: {view.log_lines}"

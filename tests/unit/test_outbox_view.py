@@ -95,6 +95,20 @@ def test_every_request_of_the_record_is_shown_with_what_it_carried(site):
     assert (view.n_requests, view.n_kept, view.sent_bytes, view.log_lines) == (1, 1, 5, 0)
 
 
+def test_request_whose_line_was_changed_does_not_vanish_unseen(site):
+    log = OutgoingLog(site.home.root, process="session")
+    log.answered(log.sends("PUT", "/store/objects/campaigns/tiny/x", b"12345"), 201)
+    file = site.home.root / "outgoing.jsonl"
+    file.write_bytes(file.read_bytes().replace(b'"payload_bytes"', b'"payload_length"'))
+
+    view = shown(site)
+    told = fedloom("site", "outbox", "--home", str(site.home.root)).output
+
+    assert (view.n_requests, view.n_unreadable) == (0, 1)
+    assert "1 line of the record of requests cannot be read" in " ".join(told.split())
+    assert "1 line of the record of requests cannot be read" in to_page(view, made=datetime.now(UTC))
+
+
 def test_nothing_in_the_view_is_a_figure_of_the_rows(site):
     site.answer()
     (site.home.root / "readouts").mkdir(exist_ok=True)

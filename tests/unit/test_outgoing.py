@@ -13,7 +13,7 @@ import pytest
 
 from fl_core.errors import StoreUnavailable
 from tasks import outgoing
-from tasks.outgoing import OutgoingLog, read_outgoing
+from tasks.outgoing import OutgoingLog, read_outgoing, read_record
 
 # SHA-256 of b"abc", FIPS 180-2 appendix B.1.
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -92,7 +92,9 @@ def test_line_that_was_cut_hides_no_other(log, tmp_path):
         file.write(b'{"kind":"sent","at":"2026-0\n')
     log.answered(log.sends("GET", "/second"), 200)
 
-    assert [each.path for each in read_outgoing(tmp_path)] == ["/first", "/second"]
+    record = read_record(tmp_path)
+    assert [each.path for each in record.requests] == ["/first", "/second"]
+    assert record.n_unreadable == 1
 
 
 def test_record_that_cannot_be_written_lets_nothing_leave(tmp_path):
