@@ -7,6 +7,7 @@ the certificate that opens connections too.
 """
 
 import secrets
+import statistics
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import Field
 
 from fl_core.artifacts.documents import Document, to_bytes
 from fl_core.artifacts.store import ObjectStore
-from fl_core.campaign.roster import Identify, PublicKey, Roster, RosterEntry, enrol
+from fl_core.campaign.roster import Identify, PublicKey, Roster, RosterEntry, enrol, latest_roster
 from fl_core.campaign.specs import Name
 from fl_core.errors import CampaignError
 from fl_core.privacy.ledger import Ledger
@@ -35,6 +36,8 @@ from tasks.handed_files import read_handed
 from tasks.site_config import LEDGER, SiteConfig, SiteHome, config_text, surroundings
 from tasks.unit_key import read_unit_key
 from tasks.witnesses import prepare_witnesses, require_unknown
+
+_LIKELY_TIMES = 16
 
 
 class Enrolment(Document):
@@ -192,17 +195,47 @@ def read_enrolment(path: Path) -> Enrolment:
     return enrolment
 
 
+def _require_likely_size(roster: Roster, enrolment: Enrolment) -> None:
+    """Refuse a size that stalls rounds under ``quorum_share``, whose sum of sizes it decides."""
+    known, stated = roster.entry(enrolment.site), enrolment.declared_examples
+    before = None if known is None else known.declared_examples
+    if stated == before:
+        return
+    hint = "confirm it by voice with the site's operator, and enrol with --replace"
+    if stated is None:
+        raise CampaignError(
+            f"site {enrolment.site!r} declares no size any more, expected one beside {before:,} "
+            "before; rounds of campaigns with cohort.quorum_share cannot be opened without",
+            hint=hint,
+        )
+    others = [
+        each.declared_examples
+        for each in roster.entries
+        if each.revoked is None and each.site != enrolment.site and each.declared_examples
+    ]
+    if others and stated > _LIKELY_TIMES * statistics.median(others):
+        raise CampaignError(
+            f"site {enrolment.site!r} declares {stated:,} examples, expected at most "
+            f"{_LIKELY_TIMES} times the others' median of {statistics.median(others):,.0f}",
+            hint=hint,
+        )
+
+
 def admit(store: ObjectStore, enrolment: Enrolment, *, is_confirmed: bool = False) -> Roster:
     """Write the next roster with the site's keys.
 
     Args:
         store: The campaigns' store.
         enrolment: What the site sent, its signature checked.
-        is_confirmed: A person confirmed that these keys take the place of lost or withdrawn ones.
+        is_confirmed: A person confirmed with the site's operator that these keys take the place of
+            lost or withdrawn ones, and that the declared size is right.
 
     Raises:
-        CampaignError: As ``fl_core.campaign.roster.enrol``.
+        CampaignError: As ``fl_core.campaign.roster.enrol``; or the declared size would decide
+            rounds by itself, or is gone, and nobody confirmed it.
     """
+    if not is_confirmed:
+        _require_likely_size(latest_roster(store), enrolment)
     return enrol(
         store,
         RosterEntry(

@@ -30,7 +30,8 @@ ReplaceOption = Annotated[
     bool,
     typer.Option(
         "--replace",
-        help="Its operator confirmed by voice: the site was revoked, or its key is lost.",
+        help="Its operator confirmed by voice: the site was revoked, its key is lost, or its "
+        "declared size is far from the others' or gone.",
     ),
 ]
 
@@ -44,8 +45,8 @@ def enrol(
 ) -> None:
     """Admit a site's public keys at the coordinator, and make its work pool.
 
-    Shows the key's fingerprint and what is new, and asks; compare the fingerprint with the site's
-    operator, by voice. A site that a running campaign names joins with the next round.
+    Shows the key's fingerprint, the declared size and what is new, and asks; compare them with the
+    site's operator, by voice. A site that a running campaign names joins with the next round.
 
     Example: `fedloom enrol enrol.json`
     """
@@ -61,7 +62,10 @@ def enrol(
 
     store = open_store(read_settings())
     said = what_is_new(latest_roster(store), enrolment)
-    console_err.print(f"site {site}, fingerprint {shown}: {said}", markup=False)
+    size = "none" if enrolment.declared_examples is None else f"{enrolment.declared_examples:,}"
+    console_err.print(
+        f"site {site}, fingerprint {shown}, declared size {size}: {said}", markup=False
+    )
     if not yes and not typer.confirm("does its operator read out the same?", err=True):
         raise CampaignError(f"site {site!r} was not enrolled; nothing was changed")
     roster = admit(store, enrolment, is_confirmed=replace)
@@ -101,7 +105,9 @@ def what_is_new(roster: "Roster", enrolment: "Enrolment") -> str:
     ]
     if not changed:
         return "enrolled with exactly this already"
-    return f"new {' and '.join(changed)} for an enrolled key"
+    was = "none" if last.declared_examples is None else f"{last.declared_examples:,}"
+    before = f"; the declared size was {was}" if "declared size" in changed else ""
+    return f"new {' and '.join(changed)} for an enrolled key{before}"
 
 
 def tell_campaigns(store: "ObjectStore", site: str) -> list[str]:

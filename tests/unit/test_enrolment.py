@@ -107,6 +107,39 @@ def test_admitted_site_is_in_the_roster_with_both_keys(made):
     )
 
 
+def declared(site, size):
+    key = public_hex(generate_key())
+    return Enrolment(site=site, signing_key=key, declared_examples=size)
+
+
+def test_size_far_above_the_others_is_admitted_only_when_a_person_confirms():
+    store = MemoryStore()
+    for site, size in (("a", 256), ("b", 512), ("c", 1024)):
+        admit(store, declared(site, size))
+
+    # The median of 256, 512 and 1,024 is 512; 16 times that is 8,192.
+    admit(store, declared("d", 8192))
+    with pytest.raises(CampaignError, match="at most 16 times the others' median of 768"):
+        admit(store, declared("evil", 16384))
+    roster = admit(store, declared("evil", 16384), is_confirmed=True)
+
+    assert roster.names() == ("a", "b", "c", "d", "evil")
+
+
+@pytest.mark.parametrize("size", [None, 1 << 40])
+def test_size_of_an_enrolled_site_is_not_changed_unseen(size):
+    store, north = MemoryStore(), declared("north", 512)
+    admit(store, declared("south", 512))
+    admit(store, north)
+    changed = north.model_copy(update={"declared_examples": size})
+
+    with pytest.raises(CampaignError, match=r"declares (no size any more|1,099,511,627,776)"):
+        admit(store, changed)
+    roster = admit(store, changed, is_confirmed=True)
+
+    assert roster.entry("north").declared_examples == size
+
+
 def test_enrolment_written_again_is_the_same_document(made):
     before = made.enrolment.read_bytes()
 

@@ -26,9 +26,14 @@ def roster_of(**changes) -> Roster:
         (
             {},
             {"certificate": "two", "declared_examples": 512},
-            "new certificate and declared size for an enrolled key",
+            "new certificate and declared size for an enrolled key; the declared size was none",
         ),
         ({}, {"identify": "token"}, "new way to identify for an enrolled key"),
+        (
+            {"declared_examples": 1024},
+            {},
+            "new declared size for an enrolled key; the declared size was 1,024",
+        ),
         ({}, {"signing_key": OTHER}, "ANOTHER signing key for an enrolled name"),
         ({"revoked": NOW}, {}, "was revoked on 2026-03-04, comes back with its last key"),
         (
@@ -37,7 +42,17 @@ def roster_of(**changes) -> Roster:
             "was revoked on 2026-03-04, comes back with another key",
         ),
     ],
-    ids=["new", "same", "certificate", "both", "identify", "key", "back", "back-with-another-key"],
+    ids=[
+        "new",
+        "same",
+        "certificate",
+        "both",
+        "identify",
+        "size",
+        "key",
+        "back",
+        "back-with-another-key",
+    ],
 )
 def test_prompt_says_what_enrolling_changes(known, asked, said):
     plain = {"site": "north", "signing_key": KEY, "certificate": "one"} | asked
