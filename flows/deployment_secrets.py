@@ -12,6 +12,7 @@ import json
 import secrets
 from pathlib import Path
 
+from fl_core.artifacts.replacing import replace_file
 from flows.servers import S3Identity
 from flows.stack_file import MLFLOW_BUCKET, S3Keys, evaluation_identity, gateway_identity
 
@@ -74,8 +75,6 @@ def _write_once(path: Path, value: str) -> bool:
 
 
 def _replace(path: Path, value: str) -> None:
-    fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)
-    fresh.write_text(value, encoding="utf-8")
-    fresh.chmod(0o444)
-    fresh.replace(path)
+    replace_file(path, value.encode(), mode=0o444)
+    # Whatever the umask: the user in the container is another one.
+    path.chmod(0o444)

@@ -59,11 +59,11 @@ def take_sites_through_gateway(stack: "Stack") -> list[str]:
 
 
 def _take_through(stack: "Stack", home: "SiteHome", config: "SiteConfig") -> None:
+    from fl_core.artifacts.replacing import replace_file
     from fl_core.campaign.roster import latest_roster
     from fl_core.updates.signing import read_key
     from flows.local_gateway import local_invite
     from flows.local_workers import environment
-    from tasks.certificates import replace_file
     from tasks.enrolment import admit, read_own_enrolment, write_enrolment
     from tasks.invite import accept_invite
     from tasks.settings import open_store, read_settings

@@ -7,7 +7,6 @@ it was stopped; one that is left over tells the next start what to end.
 """
 
 import json
-import os
 import secrets
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fl_core.artifacts.documents import Document, from_bytes
+from fl_core.artifacts.replacing import replace_file
 from flows.processes import LOOPBACK, ServerProcess, free_ports, is_port_free
 from flows.servers import S3Identity, SeaweedPorts
 
@@ -173,18 +173,8 @@ def read_stack_file(home: Path) -> StackFile | None:
 
 def write_stack_file(home: Path, file: StackFile) -> StackFile:
     """Replace ``stack.json`` in one step, mode 0600."""
-    write_private(stack_path(home), file.model_dump_json(indent=2).encode())
+    replace_file(stack_path(home), file.model_dump_json(indent=2).encode(), mode=0o600)
     return file
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Replace a file in one step; from its first byte only its owner may read it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + f".{secrets.token_hex(4)}.new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    fresh.replace(path)
 
 
 def prepared_stack_file(home: Path, stated: Stated) -> StackFile:
@@ -232,7 +222,7 @@ def _with_free_inner_ports(ports: dict[str, int]) -> dict[str, int]:
 def record_process(home: Path, server: ServerProcess) -> None:
     """Write down a process of the stack under ``run/``."""
     plain = asdict(server) | {"log_path": str(server.log_path)}
-    write_private(_record_path(home, server.name), json.dumps(plain).encode())
+    replace_file(_record_path(home, server.name), json.dumps(plain).encode(), mode=0o600)
 
 
 def forget_process(home: Path, server: ServerProcess) -> None:

@@ -16,6 +16,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fl_core.artifacts.documents import Document, to_bytes
+from fl_core.artifacts.replacing import replace_file
 from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.roster import Identify, PublicKey, Roster, RosterEntry, enrol, latest_roster
 from fl_core.campaign.specs import Name
@@ -30,7 +31,7 @@ from fl_core.updates.signing import (
     verify_signature,
     write_key,
 )
-from tasks.certificates import make_certificate, replace_file, require_site_certificate
+from tasks.certificates import make_certificate, require_site_certificate
 from tasks.gateway_access import TLS_CERTIFICATE, TLS_KEY
 from tasks.handed_files import read_handed
 from tasks.site_config import LEDGER, SiteConfig, SiteHome, config_text, surroundings

@@ -19,6 +19,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fl_core.artifacts.documents import Document, to_bytes
+from fl_core.artifacts.replacing import replace_file
 from fl_core.artifacts.store import ObjectStore
 from fl_core.campaign.roster import (
     Identify,
@@ -44,7 +45,7 @@ from fl_core.updates.signing import (
     verify_signature,
     write_key,
 )
-from tasks.certificates import make_certificate, replace_file, require_site_certificate
+from tasks.certificates import make_certificate, require_site_certificate
 from tasks.enrolment import read_own_enrolment, write_enrolment
 from tasks.gateway_access import ROTATION, TLS_CERTIFICATE, TLS_KEY, SiteDoor
 from tasks.gateway_client import GatewayClient

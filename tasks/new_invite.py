@@ -9,8 +9,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from fl_core.artifacts.replacing import replace_file
 from fl_core.errors import CampaignError
-from tasks.certificates import replace_file
 from tasks.gateway_access import GatewayAccess
 from tasks.invite import GATEWAY_CERTIFICATE, Invite
 from tasks.site_config import SiteConfig, SiteHome, checked_config, config_text, way_in_text

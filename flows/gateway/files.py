@@ -14,8 +14,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fl_core.artifacts.documents import to_bytes
+from fl_core.artifacts.replacing import replace_file
 from fl_core.errors import CampaignError
-from tasks.certificates import certificate_sha256, make_certificate, replace_file
+from tasks.certificates import certificate_sha256, make_certificate
 from tasks.gateway_access import TLS_CERTIFICATE, TLS_KEY
 from tasks.invite import Invite, read_invite
 

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from fl_core.artifacts.documents import sha256_hex
+from fl_core.artifacts.replacing import replace_file
 from fl_core.campaign.roster import RosterEntry
 from flows.gateway.members import Members
 from tasks.request_token import (
@@ -82,9 +83,8 @@ class Nonces:
         self._until = {nonce: until for nonce, until in self._until.items() if until >= now}
         self._crowded = 2 * len(self._until) + 1000
         if self._path is not None:
-            fresh = self._path.with_name(self._path.name + ".new")
-            fresh.write_text("".join(f"{n} {u}\n" for n, u in self._until.items()), "ascii")
-            fresh.replace(self._path)
+            left = "".join(f"{n} {u}\n" for n, u in self._until.items())
+            replace_file(self._path, left.encode("ascii"))
 
 
 class Identifier:

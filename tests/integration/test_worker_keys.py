@@ -10,11 +10,12 @@ from site_gateway import Gateway, plain_environment
 from worker_stack import Stack, wait_for
 
 from fl_core.artifacts.documents import to_bytes
+from fl_core.artifacts.replacing import replace_file
 from fl_core.campaign.roster import RosterEntry, latest_roster, rotate
 from fl_core.updates.signing import generate_key, public_hex, write_key
 from flows.processes import ended_with_this_process, stop
 from flows.servers import start_prefect
-from tasks.certificates import make_certificate, replace_file
+from tasks.certificates import make_certificate
 from tests.worlds import NOW
 
 HERE = Path(__file__).parent
