@@ -109,7 +109,7 @@ def _prepared_store(buckets: list[str]) -> list[str]:
             ensure_bucket(connect(replace(location, bucket=name, prefix="")))
     store = open_store(settings)
     require_write_once(store)
-    return [entry.site for entry in latest_roster(store).entries if entry.revoked is None]
+    return list(latest_roster(store).names())
 
 
 def schedule(  # noqa: PLR0913, PLR0917  one parameter per option of the command

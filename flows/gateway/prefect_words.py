@@ -19,11 +19,12 @@ from uuid import UUID
 
 from starlette.exceptions import HTTPException
 
+from flows.egress_rules import WORKER_TEXTS
+
 MAX_EVENTS = 200
 _STATES = frozenset({"PENDING", "RUNNING", "COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _STATES_OF_TASKS = _STATES | {"SCHEDULED"}
 _NAMES = {"TimedOut": "FAILED"}
-_TEXTS = re.compile(r"status -?[0-9]{1,6}|worker lost|claim lost")
 _PLAIN = re.compile(r"[A-Za-z0-9 _.:@/+-]{0,200}")
 _TASK_RUN = "prefect.task-run."
 _FLOW_RUN = "prefect.flow-run."
@@ -86,7 +87,7 @@ def clean_state(body: bytes) -> dict[str, Any]:
         # Prefect recognises a request that was repeated by it.
         plain["state_details"] = {"transition_id": str(transition)}
     message = state.get("message")
-    if isinstance(message, str) and _TEXTS.fullmatch(message):
+    if isinstance(message, str) and WORKER_TEXTS.fullmatch(message):
         plain["message"] = message
     return {"state": plain, "force": False}
 
