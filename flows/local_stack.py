@@ -1,9 +1,10 @@
 """One home folder's servers: PostgreSQL, S3, Prefect, MLflow, and the gateway for sites.
 
 ``start`` brings everything up and returns when it is healthy, ``connect`` finds a stack that runs
-already, ``stop`` ends it. Whatever state the last run left, also after SIGKILL or a lost machine,
-``start`` ends what is left over and starts again over the same data. Several stacks run side by
-side in several homes.
+already, ``stop`` ends it. Where some servers run and others ended, ``start`` starts those that are
+missing and leaves the rest, and every worker, alone. Where no server is left, also after SIGKILL or
+a lost machine, it ends what is left over and starts again over the same data. Several stacks run
+side by side in several homes.
 
 Layout of a home: ``stack.json`` (ports, keys), ``run/`` (process records, workers' logs),
 ``postgres/``, ``s3/``, ``prefect/``, ``mlflow/``, ``gateway/`` (data and ``server.log`` each),
@@ -17,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from fl_core.errors import CampaignError, ServerFailed
 from flows.home_upgrade import upgrade_stack_file
@@ -29,7 +29,6 @@ from flows.local_gateway import (
     start_gateway,
 )
 from flows.local_sites import follow_gateway
-from flows.postgres import start_postgres
 from flows.processes import (
     ServerProcess,
     answers,
@@ -117,7 +116,7 @@ class Stack:
 def start(
     home: Path, *, stated: Stated | None = None, on_progress: OnProgress | None = None
 ) -> Stack:
-    """Start the servers of a home, or return the stack that runs there already.
+    """Start the servers of a home that do not run and answer there already.
 
     Args:
         home: Home folder; made when absent.
@@ -128,52 +127,101 @@ def start(
         CampaignError: The gateway cannot have the names that are stated, or the stack runs
             already and otherwise than stated.
         PortInUse: A stated port, or one of before, has another listener.
-        ServerFailed: A server did not start; the others are stopped again.
+        ServerFailed: A server did not start; the others that were starting are stopped again.
     """
     home = home.resolve()
     for folder in ("run", "coordinator/prefect", "holdouts"):
         (home / folder).mkdir(parents=True, exist_ok=True)
     tell = on_progress or (lambda _: None)
     with _exclusive(home):
+        missing = _missing_servers(home)
         upgrade_stack_file(home)
-        running = connect(home)
-        if running is not None:
-            _require_as_it_runs(running, stated or Stated())
-            return running
-        _end_recorded(home)
-        file = prepared_stack_file(home, stated or Stated())
-        _require_ports(home, file)
+        if missing is None:
+            _end_recorded(home)
+            missing = SERVERS
+        else:
+            running = _require_as_it_runs(home, stated or Stated())
+            if not missing:
+                return running
+            _end_servers(home, missing)
+        file = prepared_stack_file(home, stated or Stated(), keep_ports="s3" not in missing)
+        _require_ports(home, file, missing)
         prepare_gateway(home, file, tell=tell)
         write_stack_file(home, file)
         for site in follow_gateway(home, file):
             tell(f"site {site} takes the gateway's new invite")
-        return Stack(home, file, _start_servers(home, file, tell))
+        return Stack(home, file, _start_servers(home, file, missing, tell))
 
 
-def _require_as_it_runs(stack: Stack, stated: Stated) -> None:
-    wanted = stated.changes()
-    other = [name for name, value in wanted.items() if getattr(stack.file, name) != value]
+def any_running(home: Path) -> bool:
+    """Whether a server of a home runs, so that a start adds to it."""
+    return _missing_servers(home.resolve()) is not None
+
+
+def _missing_servers(home: Path) -> Sequence[str] | None:
+    """Return which servers do not run or do not answer; None where none does, or all are old."""
+    file = None if is_first_format(home) else read_stack_file(home)
+    if file is None:
+        return None
+    expected = _expected(home, SERVERS)
+    missing = [name for name in expected if not _serves(home, file, name)]
+    return None if missing == expected else missing
+
+
+def _expected(home: Path, needed: Sequence[str]) -> list[str]:
+    # Where PostgreSQL is somebody else's, there is no record of it.
+    return [name for name in needed if name != "postgres" or name in recorded_processes(home)]
+
+
+def _serves(home: Path, file: StackFile, name: str) -> bool:
+    server = recorded_processes(home).get(name)
+    if server is None or not is_alive(server):
+        return False
+    if name == "gateway":
+        return gateway_answers(home, file)
+    return name not in _HEALTH_PATHS or answers(server.url + _HEALTH_PATHS[name])
+
+
+def _end_servers(home: Path, names: Sequence[str]) -> None:
+    """End what is left of servers that are started again."""
+    left = [each for name, each in recorded_processes(home).items() if name in names]
+    stop_all(left)
+    for each in left:
+        forget_process(home, each)
+
+
+def _require_as_it_runs(home: Path, stated: Stated) -> Stack:
+    file = prepared_stack_file(home, Stated(), keep_ports=True)
+    other = [name for name, value in stated.changes().items() if getattr(file, name) != value]
     if other:
         raise CampaignError(
-            f"the stack over {stack.home} runs with {_shown(stack.file, other)}, expected what is "
-            f"stated now; `fedloom down --home {stack.home}` first"
+            f"the stack over {home} runs with {_shown(file, other)}, expected what is "
+            f"stated now; `fedloom down --home {home}` first"
         )
+    return Stack(home, file, {})
 
 
 def _shown(file: StackFile, names: Sequence[str]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {getattr(file, name) or 'none'}" for name in names)
 
 
-def _require_ports(home: Path, file: StackFile) -> None:
+def _require_ports(home: Path, file: StackFile, names: Sequence[str]) -> None:
     remedy = f"stop what listens there, or state another port (it is in {stack_path(home)})"
-    require_free_ports("prefect", [file.prefect_port], remedy=remedy)
-    require_free_ports("mlflow", [file.mlflow_port], remedy=remedy)
-    require_free_ports("s3", [file.s3_ports["s3"]], remedy=remedy)
-    remedy = "stop what listens there: every site names this port in its config"
-    require_free_ports("gateway", [file.gateway_port], remedy=remedy)
+    at_gateway = "stop what listens there: every site names this port in its config"
+    ports = {
+        "prefect": (file.prefect_port, remedy),
+        "mlflow": (file.mlflow_port, remedy),
+        "s3": (file.s3_ports["s3"], remedy),
+        "gateway": (file.gateway_port, at_gateway),
+    }
+    for name in [name for name in ports if name in names]:
+        port, what_to_do = ports[name]
+        require_free_ports(name, [port], remedy=what_to_do)
 
 
-def _start_servers(home: Path, file: StackFile, tell: OnProgress) -> dict[str, float]:
+def _start_servers(
+    home: Path, file: StackFile, names: Sequence[str], tell: OnProgress
+) -> dict[str, float]:
     began = time.monotonic()
     seconds: dict[str, float] = {}
 
@@ -187,12 +235,16 @@ def _start_servers(home: Path, file: StackFile, tell: OnProgress) -> dict[str, f
         _make_buckets(file)
 
     def servers(pool: ThreadPoolExecutor) -> Iterator[Future[None]]:
-        yield pool.submit(store)
-        # It looks for what stands behind it again and again, so it need not wait.
-        yield pool.submit(lambda: up(start_gateway(home, file)))
-        database = database_urls(home, up)
-        yield pool.submit(lambda: up(_prefect(home, file, database("asyncpg"))))
-        yield pool.submit(lambda: up(_mlflow(home, file, database("psycopg2"))))
+        if "s3" in names:
+            yield pool.submit(store)
+        if "gateway" in names:
+            # It looks for what stands behind it again and again, so it need not wait.
+            yield pool.submit(lambda: up(start_gateway(home, file)))
+        urls = database_urls(home, up) if "postgres" in names else running_database_urls(home)
+        if "prefect" in names:
+            yield pool.submit(lambda: up(_prefect(home, file, urls("asyncpg"))))
+        if "mlflow" in names:
+            yield pool.submit(lambda: up(_mlflow(home, file, urls("psycopg2"))))
 
     _all_or_none(servers)
     return seconds
@@ -213,33 +265,6 @@ def _all_or_none(submit_to: Callable[[ThreadPoolExecutor], Iterator[Future[None]
                 stop_all([each for each in children() if each.pid not in before])
             stop_all([each for each in children() if each.pid not in before])
             raise
-
-
-def restart_server(
-    stack: Stack, name: Literal["postgres", "s3", "prefect", "mlflow", "gateway"]
-) -> ServerProcess:
-    """Start one server of a running stack again after it ended; its data and port stay.
-
-    Raises:
-        PortInUse: Something else listens on its port by now.
-        ServerFailed: It did not start.
-    """
-    home, file = stack.home, stack.file
-    with _exclusive(home):
-        stop_all([each for each in recorded_processes(home).values() if each.name == name])
-        match name:
-            case "postgres":
-                server = start_postgres(home / "postgres").process
-            case "s3":
-                server = _s3(home, file)
-            case "prefect":
-                server = _prefect(home, file, running_database_urls(home)("asyncpg"))
-            case "mlflow":
-                server = _mlflow(home, file, running_database_urls(home)("psycopg2"))
-            case "gateway":
-                server = start_gateway(home, file)
-        record_process(home, server)
-    return server
 
 
 def _s3(home: Path, file: StackFile) -> ServerProcess:
@@ -299,16 +324,8 @@ def connect(home: Path, *, needed: Sequence[str] = SERVERS) -> Stack | None:
     file = None if is_first_format(home) else read_stack_file(home)
     if file is None:
         return None
-    processes = recorded_processes(home)
-    # Where PostgreSQL is somebody else's, there is no record of it.
-    expected = [name for name in needed if name != "postgres" or "postgres" in processes]
-    if not all(name in processes and is_alive(processes[name]) for name in expected):
-        return None
-    paths = {name: path for name, path in _HEALTH_PATHS.items() if name in expected}
-    healthy = all(answers(processes[name].url + path) for name, path in paths.items())
-    if "gateway" in expected:
-        healthy = healthy and gateway_answers(home, file)
-    return Stack(home, file, {}) if healthy else None
+    is_up = all(_serves(home, file, name) for name in _expected(home, needed))
+    return Stack(home, file, {}) if is_up else None
 
 
 def stop(home: Path, *, on_progress: OnProgress | None = None) -> list[str]:

@@ -177,13 +177,17 @@ def write_stack_file(home: Path, file: StackFile) -> StackFile:
     return file
 
 
-def prepared_stack_file(home: Path, stated: Stated) -> StackFile:
+def prepared_stack_file(home: Path, stated: Stated, *, keep_ports: bool = False) -> StackFile:
     """The stack file that a start would use, with what is stated; nothing is written yet.
 
-    Ports that nobody outside the S3 server knows are drawn again where they are taken.
+    Args:
+        home: The stack's home.
+        stated: What is different from now on.
+        keep_ports: The S3 server runs on its ports; else those that nobody outside it knows are
+            drawn again where they are taken.
     """
     file = read_stack_file(home) or _new_stack_file()
-    inner = _with_free_inner_ports(file.s3_ports)
+    inner = file.s3_ports if keep_ports else _with_free_inner_ports(file.s3_ports)
     return file.model_copy(update={**stated.changes(), "s3_ports": inner})
 
 

@@ -14,7 +14,7 @@ import typer
 from fl_core.errors import FedloomError
 from flows.cli.context import HomeOption, JsonOption
 from flows.cli.output import console_err, print_json, progress
-from flows.local_stack import DEFAULT_HOME, Stack, connect, require_alive, start, stop
+from flows.local_stack import DEFAULT_HOME, Stack, any_running, require_alive, start, stop
 from flows.local_workers import start_workers
 from flows.processes import ended_with_this_process
 from flows.stack_file import Stated
@@ -52,7 +52,8 @@ def up(  # noqa: PLR0913, PLR0917  one parameter per option of the command
 ) -> None:
     """Bring the servers and workers of a home folder up.
 
-    The same pages, campaigns and sites as before come back. Ctrl-C ends it cleanly. Sites on other
+    The same pages, campaigns and sites as before come back. Ctrl-C ends it cleanly. Where some of
+    it runs and the rest ended, the rest is started and goes on in the background. Sites on other
     machines reach the gateway only; give their operators its invite.
 
     Example: `fedloom up --home .fedloom --detach --gateway-listen 0.0.0.0 --gateway-host
@@ -69,7 +70,7 @@ def up(  # noqa: PLR0913, PLR0917  one parameter per option of the command
         signal.signal(number, _interrupt)
     was_running = False
     try:
-        was_running = connect(home) is not None
+        was_running = any_running(home)
         with ended_with_this_process():
             stack = _start(home, stated)
             _show(stack, json_output=json_output)
@@ -77,7 +78,8 @@ def up(  # noqa: PLR0913, PLR0917  one parameter per option of the command
                 _stay(stack)
     except KeyboardInterrupt:
         # What was half-way up was ended with the context above; this also clears its records.
-        stop(home, on_progress=_say)
+        if not was_running:
+            stop(home, on_progress=_say)
         raise typer.Exit(0) from None
     except FedloomError:
         # A stack that runs goes on, whatever was wrong with what is stated now.

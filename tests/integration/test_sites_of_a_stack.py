@@ -23,15 +23,15 @@ from stack_sites import (
 )
 
 from fl_core.campaign.roster import latest_roster
-from fl_core.errors import StoreUnavailable
+from fl_core.errors import CampaignError, StoreUnavailable
 from flows.cli.context import coordinator_environment
 from flows.home_upgrade import take_sites_through_gateway
 from flows.local_gateway import GatewayFiles, gateway_answers, gateway_environment
 from flows.local_sites import LocalSite, make_local_site, site_home
-from flows.local_stack import Stack, connect, restart_server, start, stop
+from flows.local_stack import Stack, connect, start, stop
 from flows.local_workers import environment, site_environment
-from flows.processes import answers, ended_with_this_process
-from flows.stack_file import MLFLOW_BUCKET, stack_path
+from flows.processes import answers, ended_with_this_process, free_port, is_alive
+from flows.stack_file import MLFLOW_BUCKET, Stated, stack_path
 from tasks.enrolment import admit, read_enrolment
 from tasks.invite import read_invite
 from tasks.settings import open_store, read_settings
@@ -115,12 +115,40 @@ def test_process_of_a_site_is_given_no_address_and_no_key(stack):
     assert not {"PREFECT_API_URL", "FEDLOOM_STORE", "MLFLOW_TRACKING_URI"} & set(settings)
 
 
+@pytest.mark.parametrize("died", [("gateway",), ("postgres", "s3")], ids="+".join)
+def test_start_starts_just_the_servers_that_died(stack, died):
+    before = stack.processes()
+    for name in died:
+        os.killpg(before[name].pid, signal.SIGKILL)
+    assert wait_for(lambda: connect(stack.home) is None)
+    assert wait_for(lambda: not any(is_alive(before[name]) for name in died))
+
+    again = start(stack.home)
+
+    after = again.processes()
+    assert connect(stack.home) is not None
+    assert set(again.seconds) == set(died)
+    assert again.file == stack.file
+    assert {name for name in before if after[name].pid != before[name].pid} == set(died)
+
+
+def test_start_beside_servers_that_run_refuses_what_is_stated_otherwise(stack):
+    os.kill(stack.processes()["gateway"].pid, signal.SIGKILL)
+    assert wait_for(lambda: connect(stack.home) is None)
+
+    with pytest.raises(CampaignError, match="runs with gateway port"):
+        start(stack.home, stated=Stated(gateway_port=free_port()))
+
+    assert is_alive(stack.processes()["prefect"])
+    start(stack.home)
+
+
 def test_gateway_that_died_comes_back_under_the_same_certificate(stack):
     before = GatewayFiles(stack.home).certificate.read_bytes()
     os.kill(stack.processes()["gateway"].pid, signal.SIGKILL)
     assert wait_for(lambda: connect(stack.home) is None)
 
-    restart_server(stack, "gateway")
+    start(stack.home)
 
     assert connect(stack.home) is not None
     assert gateway_answers(stack.home, stack.file)

@@ -119,17 +119,21 @@ def test_detached_stack_stays_until_it_is_taken_down(home):
     started = fedloom("up", "--home", str(home), "--detach", "--json")
     again = fedloom("up", "--home", str(home), "--json")
     refused = fedloom("up", "--home", str(home), "--gateway-host", "fedloom.example.org")
+    os.kill(recorded_processes(home)["gateway"].pid, signal.SIGKILL)
+    mended = fedloom("up", "--home", str(home), "--json")
     groups = [each.group for each in recorded_processes(home).values()]
     alive = all(members(group) for group in groups)
 
     ended = fedloom("down", "--home", str(home), "--json")
 
-    assert started.returncode == again.returncode == ended.returncode == 0
+    assert {each.returncode for each in (started, again, mended, ended)} == {0}
     assert alive
     assert refused.returncode == 2
     assert "runs with gateway hosts none" in " ".join(refused.stderr.split())
     first, second = json.loads(started.stdout), json.loads(again.stdout)
     assert first["processes"] == second["processes"]
+    third = json.loads(mended.stdout)["processes"]
+    assert {name for name in third if third[name] != first["processes"][name]} == {"gateway"}
     assert set(json.loads(ended.stdout)["stopped"]) == PROCESSES
     assert all_gone(groups)
     assert json.loads(fedloom("down", "--home", str(home), "--json").stdout)["stopped"] == []
