@@ -233,23 +233,23 @@ def site_rotate(  # noqa: PLR0913  one parameter per option of the command
     finish: Annotated[
         bool, typer.Option("--finish", help="The coordinator has admitted the next keys.")
     ] = False,
+    approved: ApprovedOption = None,
+    never_approved: NeverApprovedOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Change the site's keys: first a request, then --finish when the coordinator has admitted it.
 
-    approved: ApprovedOption = None,
-    never_approved: NeverApprovedOption = None,
     The privacy ledger goes on under the next key, and what was spent stays spent, also where the
     old key is lost. The site works with its old keys until --finish; run that between two rounds,
     because a round that is being trained is answered under the key of its plan.
 
     Example: `fedloom site rotate --home /srv/fedloom`
     """
+    from fl_core.rounds.site_recovery import Agreed
     from fl_core.updates.signing import fingerprint
     from tasks.gateway_access import ROTATION
     from tasks.key_change import begin_change, finish_change
     from tasks.site_config import SiteHome, read_site_config
-    from fl_core.rounds.site_recovery import Agreed
 
     own = SiteHome(home.resolve())
     config = read_site_config(own)
