@@ -73,22 +73,8 @@ class Gateway:
 
 def make_app(gateway: Gateway) -> Starlette:
     """Return the application of a gateway."""
-    limits = gateway.limits
-    bodies, watcher = Bodies(limits), Watcher(gateway.store)
-    store_door = StoreDoor(
-        StoreParts(
-            store=gateway.store,
-            rounds=OpenRounds(gateway.store),
-            watcher=watcher,
-            bodies=bodies,
-            sound=Copies(gateway.store, lambda: gateway.roster.members.roster),
-            copies=Buckets(limits.copies),
-            copy_bytes=Buckets(limits.copy_bytes),
-            wide=Buckets(limits.listings),
-            listed=Buckets(limits.listed),
-            waits=AtOnce(limits.waits),
-        )
-    )
+    limits, bodies, watcher = gateway.limits, Bodies(gateway.limits), Watcher(gateway.store)
+    store_door = _store_door(gateway, bodies, watcher)
     hellos = HelloDoor(gateway.store, bodies, Buckets(limits.hellos))
     counts = PrefectCounts(Buckets(limits.states), Buckets(limits.events))
     prefect = PrefectDoor(
@@ -134,6 +120,24 @@ def make_app(gateway: Gateway) -> Starlette:
         lifespan=lifespan,
         middleware=[Middleware(Doorkeeper, gateway=gateway)],
         exception_handlers={HTTPException: _refusal},
+    )
+
+
+def _store_door(gateway: Gateway, bodies: Bodies, watcher: Watcher) -> StoreDoor:
+    limits = gateway.limits
+    return StoreDoor(
+        StoreParts(
+            store=gateway.store,
+            rounds=OpenRounds(gateway.store),
+            watcher=watcher,
+            bodies=bodies,
+            sound=Copies(gateway.store, lambda: gateway.roster.members.roster),
+            copies=Buckets(limits.copies),
+            copy_bytes=Buckets(limits.copy_bytes),
+            wide=Buckets(limits.listings),
+            listed=Buckets(limits.listed),
+            waits=AtOnce(limits.waits),
+        )
     )
 
 
