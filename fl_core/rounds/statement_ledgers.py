@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from fl_core.artifacts import keys
 from fl_core.artifacts.below import Below
-from fl_core.artifacts.documents import read_document
+from fl_core.artifacts.documents import from_bytes, read_document
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.artifacts.store import ObjectStore
 from fl_core.assembly import Assembly
@@ -20,7 +20,7 @@ from fl_core.errors import ObjectCorrupt, PrivacyError
 from fl_core.privacy.events import merged
 from fl_core.privacy.federation import identity
 from fl_core.privacy.forecast import rounds_left
-from fl_core.privacy.ledger_documents import MAX_ENTRY_BYTES
+from fl_core.privacy.ledger_documents import MAX_ENTRY_BYTES, LedgerEntry
 from fl_core.privacy.ledger_entries import Chain, ChainReader, read_ledger
 from fl_core.privacy.stated_budget import added_up_events, require_follows, stated_policy
 from fl_core.privacy.witness import held_sequences
@@ -140,9 +140,15 @@ def check_copies(assembly: Assembly, store: ObjectStore, *, round_number: int) -
 
 
 def _copy_until(store: ObjectStore, prefix: str, last: int) -> MemoryStore:
+    """Return the copies up to one, or up to the first that is no entry: no chain goes on there."""
     copy = MemoryStore()
     for seq in sorted(seq for seq in held_sequences(store, prefix) if seq <= last):
-        data = store.get(keys.witnessed_entry(prefix, seq), max_bytes=MAX_ENTRY_BYTES)
+        key = keys.witnessed_entry(prefix, seq)
+        try:
+            data = store.get(key, max_bytes=MAX_ENTRY_BYTES)
+            from_bytes(LedgerEntry, data, what=key)
+        except ObjectCorrupt:
+            break
         copy.put_once(keys.ledger_entry(seq), data)
     return copy
 
