@@ -32,8 +32,8 @@ from fl_core.campaign.roster import (
 )
 from fl_core.campaign.specs import Name
 from fl_core.errors import CampaignError
-from fl_core.rounds.site_rotation import hand_over
 from fl_core.rounds.site_recovery import Agreed
+from fl_core.rounds.site_rotation import hand_over
 from fl_core.updates.outbox import exclusive
 from fl_core.updates.signing import (
     generate_key,
@@ -102,11 +102,11 @@ def begin_change(
         is_lost: The signing key is lost, so the new one signs alone.
 
     Raises:
-        CampaignError: The old key cannot be read and is not said to be lost; or the only thing
-            that was to change is not used here.
+        CampaignError: The old key cannot be read and is not said to be lost; the only thing that
+            was to change is not used here; or a change of another kind is pending.
     """
     if (home.root / ROTATION).exists():
-        return read_change(home.root / ROTATION)
+        return _pending(home, only_certificate=only_certificate, is_lost=is_lost)
     if only_certificate and (config.gateway is None or is_lost):
         raise CampaignError(
             "there is no certificate to change alone: the signing key is lost, or this site uses "
@@ -136,6 +136,43 @@ def begin_change(
     )
     replace_file(home.root / ROTATION, to_bytes(signed))
     return signed
+
+
+def _pending(home: SiteHome, *, only_certificate: bool, is_lost: bool) -> KeyChange:
+    change = read_change(home.root / ROTATION)
+    if is_lost and not change.is_of_lost_key:
+        raise CampaignError(
+            f"{home.root}: a change that the old key signed is pending, and needs no other request",
+            hint="have it admitted by `fedloom rotate`, then run `fedloom site rotate --finish "
+            "--lost-key`",
+        )
+    if only_certificate and change.new_key != change.old_key:
+        raise CampaignError(
+            f"{home.root}: a change of the signing key is pending, not of the certificate alone",
+            hint="`--finish` it, or take it back with `fedloom site rotate --abandon`",
+        )
+    return change
+
+
+def abandon_change(home: SiteHome, config: SiteConfig) -> KeyChange:
+    """Take back a request that the coordinator has not admitted; its keys are removed.
+
+    Raises:
+        CampaignError: Nothing is pending, it is admitted already, or the key in use is not here, so
+            that the pending change holds the only way on.
+        StoreUnavailable: The coordinator cannot be asked.
+    """
+    change = _required_change(home)
+    read_key(home.key)
+    entry = latest_roster(open_store(site_settings(home, config))).entry(change.site)
+    if entry is not None and _is_admitted(entry, change):
+        raise CampaignError(
+            f"the coordinator has admitted the next keys of {change.site!r} already",
+            hint="run `fedloom site rotate --finish`, then rotate once more",
+        )
+    (home.root / ROTATION).unlink()
+    shutil.rmtree(home.root / NEXT, ignore_errors=True)
+    return change
 
 
 def read_change(path: Path) -> KeyChange:
@@ -199,34 +236,35 @@ def admit_change(store: ObjectStore, change: KeyChange, *, is_confirmed: bool = 
     return enrol(store, entry, is_confirmed=True)
 
 
-def finish_change(home: SiteHome, config: SiteConfig, *, said: Agreed = NOTHING_SAID) -> KeyChange:
+def finish_change(
+    home: SiteHome, config: SiteConfig, *, said: Agreed = NOTHING_SAID, is_lost: bool = False
+) -> KeyChange:
     """Put admitted keys in place of the old ones, ledgers first; safe to run again.
 
-    Raises:
-        CampaignError: Nothing is pending, or the coordinator has not admitted it.
-        LedgerConflict: A session of the site is in a round; wait for its end.
-        LedgerCorrupt: A ledger does not hold, or was set back.
-        WitnessUnavailable: No witness of the site's own acknowledged the change.
     Args:
         home: The site's folder.
         config: Its config.
         said: Of a lost key: what the operator says of campaigns that nothing shows to be approved.
+        is_lost: The old key signed the request and was lost since, so it hands nothing over.
 
-        StoreUnavailable: The coordinator cannot be asked.
+    Raises:
         PolicyRefused: There are such campaigns, and he has not.
+        CampaignError: Nothing is pending, the coordinator has not admitted it, or the key in use
+            cannot be read and is not said to be lost.
+        LedgerConflict: A session of the site is in a round; wait for its end.
+        LedgerCorrupt: A ledger does not hold, or was set back.
+        WitnessUnavailable: No witness of the site's own acknowledged the change.
+        StoreUnavailable: The coordinator cannot be asked.
     """
-    if not (home.root / ROTATION).exists():
-        raise CampaignError(
-            f"{home.root}: no change of keys is pending", hint="`fedloom site rotate` begins one"
-        )
-    change = read_change(home.root / ROTATION)
+    change = _required_change(home)
     _require_admitted(home, config, change)
-    if change.is_of_lost_key:
+    changes_key = change.new_key != change.old_key
+    if change.is_of_lost_key or (is_lost and changes_key and _is_key_lost(home)):
         _put_in_place(home, config)
         recover_ledgers(home, config, lost_key=change.old_key, said=said)
     else:
         with exclusive(home.root / "outbox.lock"):
-            if change.new_key != change.old_key and home.key.read_bytes() != _next(home, _KEY):
+            if changes_key and _key_in_use(home) != change.new_key:
                 hand_over(open_site(home, config), read_key(home.root / NEXT / _KEY))
             _put_in_place(home, config)
     (home.root / ROTATION).unlink()
@@ -234,12 +272,41 @@ def finish_change(home: SiteHome, config: SiteConfig, *, said: Agreed = NOTHING_
     return change
 
 
+def _required_change(home: SiteHome) -> KeyChange:
+    if not (home.root / ROTATION).exists():
+        raise CampaignError(
+            f"{home.root}: no change of keys is pending", hint="`fedloom site rotate` begins one"
+        )
+    return read_change(home.root / ROTATION)
+
+
+def _key_in_use(home: SiteHome) -> str:
+    try:
+        return public_hex(read_key(home.key))
+    except CampaignError as error:
+        raise CampaignError(
+            f"{error}, and it has to hand the ledger over to the next key",
+            hint=f"{error.hint if home.key.exists() else 'put it back from a backup'}; if it is "
+            "lost, run `fedloom site rotate --finish --lost-key`",
+        ) from error
+
+
+def _is_key_lost(home: SiteHome) -> bool:
+    try:
+        in_use = public_hex(read_key(home.key))
+    except CampaignError:
+        return True
+    # After an interruption the next key is in place, and the ledger still to be recovered.
+    return in_use == public_hex(read_key(home.root / NEXT / _KEY))
+
+
+def _is_admitted(entry: RosterEntry, change: KeyChange) -> bool:
+    return (entry.signing_key, entry.certificate) == (change.new_key, change.certificate)
+
+
 def _require_admitted(home: SiteHome, config: SiteConfig, change: KeyChange) -> None:
     entry = latest_roster(_store_as_changed(home, config)).entry(change.site)
-    if entry is None or (entry.signing_key, entry.certificate) != (
-        change.new_key,
-        change.certificate,
-    ):
+    if entry is None or not _is_admitted(entry, change):
         raise CampaignError(
             f"the coordinator has not admitted the next keys of {change.site!r}; nothing was "
             "changed",

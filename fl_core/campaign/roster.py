@@ -179,7 +179,8 @@ def rotate(store: ObjectStore, entry: RosterEntry, *, old_key: str) -> Roster:
             found = "not enrolled" if known is None else "enrolled with another key"
             raise CampaignError(
                 f"site {entry.site!r} is {found}, expected the key that signed this change",
-                hint="ask the site's operator to run `fedloom site rotate` again, or to enrol",
+                hint="ask the site's operator to run `fedloom site rotate --abandon`, then "
+                "`fedloom site rotate` again, or to enrol",
             )
         _require_fresh(roster, entry)
         return _replaced(roster, entry, why="keys changed by the site")
@@ -259,5 +260,6 @@ def _require_fresh(roster: Roster, entry: RosterEntry) -> None:
             raise CampaignError(
                 f"the {same[0].replace('_', ' ')} of site {entry.site!r} {whose}, expected one "
                 "that was never used",
-                hint="`fedloom site rotate` at the site makes new ones",
+                hint="`fedloom site rotate` at the site makes new ones, after `--abandon` where a "
+                "change is pending",
             )

@@ -233,6 +233,9 @@ def site_rotate(  # noqa: PLR0913  one parameter per option of the command
     finish: Annotated[
         bool, typer.Option("--finish", help="The coordinator has admitted the next keys.")
     ] = False,
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="Take back a request that is not admitted.")
+    ] = False,
     approved: ApprovedOption = None,
     never_approved: NeverApprovedOption = None,
     json_output: JsonOption = False,
@@ -248,15 +251,18 @@ def site_rotate(  # noqa: PLR0913  one parameter per option of the command
     from fl_core.rounds.site_recovery import Agreed
     from fl_core.updates.signing import fingerprint
     from tasks.gateway_access import ROTATION
-    from tasks.key_change import begin_change, finish_change
+    from tasks.key_change import abandon_change, begin_change, finish_change
     from tasks.site_config import SiteHome, read_site_config
 
     own = SiteHome(home.resolve())
     config = read_site_config(own)
     if finish:
         said = Agreed(approved=frozenset(approved or ()), never=frozenset(never_approved or ()))
-        change = finish_change(own, config, said=said)
+        change = finish_change(own, config, said=said, is_lost=lost_key)
         console_err.print(f"{change.site} has its next keys; the old ones are gone", markup=False)
+    elif abandon:
+        change = abandon_change(own, config)
+        console_err.print(f"{change.site} keeps the keys it has", markup=False)
     else:
         change = begin_change(own, config, only_certificate=certificate_only, is_lost=lost_key)
         tell_change(change)
@@ -266,7 +272,7 @@ def site_rotate(  # noqa: PLR0913  one parameter per option of the command
             markup=False,
         )
     if json_output:
-        state = "finished" if finish else "requested"
+        state = "finished" if finish else "abandoned" if abandon else "requested"
         shown = fingerprint(change.new_key)
         print_json({"site": change.site, "state": state, "fingerprint": shown})
 
