@@ -12,6 +12,7 @@ from flows.demo_data import LABELS, SITES
 from tests.e2e.federation import wait_until
 from tests.e2e.network import COORDINATOR
 from tests.e2e.networked import Networked, demo_setting, networked_federation
+from tests.e2e.test_kill import require_nothing_twice
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -48,8 +49,10 @@ def networked(tmp_path_factory) -> Iterator[Networked]:
         yield made
 
 
-def write_campaign(networked: Networked, campaign_id: str, *, deadline_s: int, steps: int) -> str:
-    """Write, lock and approve a campaign of the five sites; return the path of its file."""
+def write_campaign(
+    networked: Networked, campaign_id: str, *, deadline_s: int, steps: int
+) -> tuple[str, str]:
+    """Write, lock and approve a campaign of the five sites; return its file and digest."""
     federation = networked.federation
     path = federation.folder / f"{campaign_id}.toml"
     path.write_text(
@@ -61,8 +64,7 @@ def write_campaign(networked: Networked, campaign_id: str, *, deadline_s: int, s
             steps=steps,
         )
     )
-    federation.approve(path)
-    return str(path)
+    return str(path), federation.approve(path)
 
 
 def charged(networked: Networked, site: str) -> int:
@@ -95,7 +97,7 @@ def test_a_site_reaches_the_gateway_and_nothing_else(networked):
 
 
 def test_five_remote_sites_run_a_campaign(networked):
-    file = write_campaign(networked, "remote", deadline_s=300, steps=2)
+    file, digest = write_campaign(networked, "remote", deadline_s=300, steps=2)
 
     status = networked.federation.run(file)
 
@@ -104,10 +106,11 @@ def test_five_remote_sites_run_a_campaign(networked):
         assert item["outcome"]["status"] == "released"
         assert item["outcome"]["contributors"] == list(SITES)
         assert item["evaluation"]["accuracy"] > 0
+    require_nothing_twice(networked.federation, "remote", digest)
 
 
 def test_a_link_that_is_cut_and_mended_in_time_costs_no_site(networked):
-    file = write_campaign(networked, "mended", deadline_s=300, steps=12)
+    file, digest = write_campaign(networked, "mended", deadline_s=300, steps=12)
     before = charged(networked, LAST)
     command = networked.federation.start("run", file, "--home", str(networked.federation.home))
     wait_until(lambda: charged(networked, LAST) > before, what="the last site charges the round")
@@ -119,10 +122,11 @@ def test_a_link_that_is_cut_and_mended_in_time_costs_no_site(networked):
     status = networked.federation.status("mended")
     contributors = [item["outcome"]["contributors"] for item in status["rounds"]]
     assert contributors == [list(SITES), list(SITES)]
+    require_nothing_twice(networked.federation, "mended", digest)
 
 
 def test_a_site_that_is_away_beyond_the_deadline_joins_the_next_round(networked):
-    file = write_campaign(networked, "away", deadline_s=45, steps=2)
+    file, digest = write_campaign(networked, "away", deadline_s=45, steps=2)
 
     with link_cut(networked, LAST):
         command = networked.federation.start("run", file, "--home", str(networked.federation.home))
@@ -133,6 +137,7 @@ def test_a_site_that_is_away_beyond_the_deadline_joins_the_next_round(networked)
     assert first["answers"][LAST]["status"] == "missing"
     assert first["outcome"]["contributors"] == list(SITES)[:-1]
     assert second["outcome"]["contributors"] == list(SITES)
+    require_nothing_twice(networked.federation, "away", digest)
 
 
 def _outcomes(networked: Networked, campaign_id: str) -> int:
