@@ -7,6 +7,7 @@ that are pickled. PostgreSQL has its own module, because it also has databases a
 """
 
 import json
+import re
 import sys
 import sysconfig
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from flows.processes import (
     Command,
     ServerProcess,
     answers,
-    fetch_json,
+    fetch_text,
     free_port,
     free_ports,
     require_free_ports,
@@ -27,6 +28,7 @@ from flows.processes import (
     wait_healthy,
     wait_until,
 )
+from flows.seaweed_security import write_security
 
 PREFECT_ENV = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -47,11 +49,13 @@ MLFLOW_ENV = {
 
 # A browser's open socket can hold a web server's polite end for ever; its data are in a database.
 _WEB_GRACE_S = 8.0
+# A volume server's row on the master's page: its address, then how many volumes it has.
+_VOLUMES = re.compile(r"/ui/index.html\">[^<]*</a>\s*</td>\s*<td>(\d+)</td>")
 
 
 @dataclass(frozen=True, slots=True)
 class SeaweedPorts:
-    """The ports of one SeaweedFS server; only ``s3`` asks for credentials.
+    """The ports of one SeaweedFS server; ``s3`` asks for keys, the others answer to nobody else.
 
     They name unix sockets in ``/tmp``, so two servers need different ports even with different
     folders.
@@ -156,6 +160,7 @@ def start_seaweed(
         # what it has acknowledged is written already, so killing it loses nothing.
         grace_s=1.0,
     )
+    write_security(command.folder, host=LOOPBACK)
     volumes = len(list((folder / "data").glob("*.dat")))
     return wait_until(spawn(command), lambda: _is_serving(ports, n_volumes=volumes), timeout_s=90)
 
@@ -175,14 +180,10 @@ def _is_serving(ports: SeaweedPorts, *, n_volumes: int) -> bool:
     # /healthz alone is green before the master knows its volumes: old objects then answer 500.
     if not answers(f"http://{LOOPBACK}:{ports.s3}/healthz"):
         return False
-    topology = fetch_json(f"http://{LOOPBACK}:{ports.master}/dir/status")["Topology"]
-    nodes = [
-        node
-        for center in topology.get("DataCenters") or []
-        for rack in center.get("Racks") or []
-        for node in rack.get("DataNodes") or []
-    ]
-    return bool(nodes) and sum(node["Volumes"] for node in nodes) >= n_volumes
+    # seaweedfs 4.48: with -disableHttp the master still shows this page, and answers nothing else.
+    page = fetch_text(f"http://{LOOPBACK}:{ports.master}/")
+    known = [int(count) for count in _VOLUMES.findall(page)]
+    return bool(known) and sum(known) >= n_volumes
 
 
 def _weed_arguments(data: Path, config: Path, ports: SeaweedPorts) -> list[str]:
@@ -205,6 +206,7 @@ def _weed_arguments(data: Path, config: Path, ports: SeaweedPorts) -> list[str]:
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         f"-s3.config={config}",
+        "-disableHttp",
         "-master.telemetry=false",
         "-master.volumeSizeLimitMB=256",
         # One master elects itself; with the default of 10 s each restart takes as long.

@@ -2,10 +2,13 @@
 
 import os
 import signal
+import socket
+import ssl
 import time
 from pathlib import Path
 
 import boto3
+import httpx
 import psycopg2
 import pytest
 from botocore.config import Config
@@ -71,6 +74,56 @@ def test_s3_server_keeps_acknowledged_objects_through_a_stop_and_a_kill(s3_folde
         start_seaweed(s3_folder, **ADMIN, ports=ports)
     stop(server)
     assert members(server.group) == []
+
+
+def test_whoever_has_no_key_reaches_no_object_over_any_port_of_the_s3_server(tmp_path):
+    ports = SeaweedPorts.draw()
+    server = start_seaweed(tmp_path, **ADMIN, ports=ports)
+    client = s3_client(server, **ADMIN)
+    client.create_bucket(Bucket="fedloom")
+    client.put_object(Bucket="fedloom", Key="north/update", Body=b"a raw update")
+    requests = [
+        *(("GET", "/buckets/fedloom/north/update"), ("PUT", "/buckets/fedloom/north/update")),
+        *(("DELETE", "/buckets/fedloom/north/update"), ("GET", "/buckets/fedloom/?recursive=true")),
+        # Measured on 4.48 without the measures: it removes the bucket's volumes.
+        *(("GET", "/col/delete?collection=fedloom"), ("GET", "/dir/assign")),
+    ]
+
+    said = {
+        (port, *request): status(port, *request)
+        for port in (ports.master, ports.volume, ports.filer)
+        for request in requests
+    }
+    strangers = [answer_without_a_certificate(port) for port in grpc_ports(ports)]
+
+    kept = client.get_object(Bucket="fedloom", Key="north/update")["Body"].read()
+    stop(server)
+    assert kept == b"a raw update"
+    assert set(said.values()) <= {400, 401, 404, 405}, said
+    assert strangers == ["refused"] * 4
+
+
+def status(port: int, method: str, path: str) -> int:
+    return httpx.request(method, f"http://127.0.0.1:{port}{path}", content=b"evil").status_code
+
+
+def grpc_ports(ports: SeaweedPorts) -> list[int]:
+    return [ports.master_grpc, ports.volume_grpc, ports.filer_grpc, ports.s3_grpc]
+
+
+def answer_without_a_certificate(port: int) -> str:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            context.wrap_socket(plain) as connection,
+        ):
+            # Under TLS 1.3 the refusal comes with the first answer.
+            return connection.recv(100).hex() or "closed"
+    except ssl.SSLError as error:
+        return "refused" if "CERTIFICATE_REQUIRED" in str(error).upper() else str(error)
 
 
 def test_s3_server_listens_on_loopback_only(s3_folder, tmp_path):
