@@ -1,4 +1,4 @@
-"""Start, watch and cancel flow runs: with ``flows.sessions`` the one place that asks Prefect.
+"""Start, watch and cancel flow runs: what the coordinator's flows and commands ask of Prefect.
 
 Prefect says who runs and in which state; what came out of a run is read from the store, under our
 own keys. The result of a run is never fetched: its metadata is written by whoever set the state,
@@ -21,17 +21,15 @@ from prefect.exceptions import CancelledRun
 from prefect.states import Cancelled
 
 from flows.prefect_names import EVALUATE_RELEASE, LOCK_CAMPAIGN, RUN_CAMPAIGN
-from flows.registration import api, register
-from flows.session_watch import SessionWatch, ensure_sessions, settle_sessions
+from flows.registration import api
+from flows.session_watch import SessionWatch, settle_sessions
 from flows.sessions import (
     FINAL,
     Request,
-    SessionState,
     campaign_tag,
     cancel_sessions,
     other_runs,
     runs_to_stop,
-    session_runs,
     start,
     tagged_runs,
 )
@@ -40,21 +38,16 @@ from flows.worker_leases import leases_of
 __all__ = [
     "CancelledRun",
     "RunState",
-    "SessionState",
     "SessionWatch",
-    "campaign_runs",
     "cancel_sessions",
     "cancelled",
-    "ensure_sessions",
     "evaluate",
     "have_locked",
     "leases_of",
     "lock_campaign",
     "other_runs",
-    "register",
     "run_state",
     "runs_to_stop",
-    "session_runs",
     "settle_sessions",
     "start_campaign",
     "start_evaluation",
@@ -112,13 +105,6 @@ def run_state(run_id: str) -> RunState:
     """Return the present state of a run."""
     with api() as client:
         return _state(client.read_flow_run(UUID(run_id)))
-
-
-def campaign_runs(campaign_id: str) -> list[RunState]:
-    """Return the runs of ``run-campaign`` that were started for a campaign's id, oldest first."""
-    with api() as client:
-        runs = tagged_runs(client, flow_name=RUN_CAMPAIGN, tags=[campaign_tag(campaign_id)])
-        return [_state(flow_run) for flow_run in runs]
 
 
 def start_evaluation(campaign_id: str, *, round_number: int) -> str:

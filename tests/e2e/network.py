@@ -6,8 +6,6 @@ else. Links have a rate, and can be cut and mended in the middle of anything. Ne
 """
 
 import contextlib
-import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,15 +14,6 @@ from pathlib import Path
 
 COORDINATOR = "10.231.0.1"
 """Where the coordinator listens for sites."""
-
-
-def is_possible() -> bool:
-    """Say whether namespaces can be made here."""
-    if shutil.which("ip") is None:
-        return False
-    made = subprocess.run(["ip", "netns", "add", "fl-probe"], check=False, capture_output=True)
-    subprocess.run(["ip", "netns", "del", "fl-probe"], check=False, capture_output=True)
-    return made.returncode == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +116,3 @@ def _run(*argv: str) -> None:
     done = subprocess.run(argv, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip()}")
-
-
-def listener(address: str) -> socket.socket:
-    """Return a listening socket on a free port of an address of the coordinator."""
-    return socket.create_server((address, 0))

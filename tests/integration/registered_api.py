@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import dispatch
+from flows import registration
 from flows.processes import ended_with_this_process, stop
 from flows.servers import start_prefect
 
@@ -20,7 +20,7 @@ def registered_api(folder: Path, *, sites: Sequence[str]) -> Iterator[SyncPrefec
         url = f"{server.url}/api"
         try:
             with temporary_settings({PREFECT_API_URL: url}), SyncPrefectClient(url) as made:
-                dispatch.register(sites=sites)
+                registration.register(sites=sites)
                 yield made
         finally:
             stop(server)

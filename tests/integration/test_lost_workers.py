@@ -11,7 +11,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from worker_stack import Stack, Worker, is_alive, wait_for
 
-from flows import dispatch
+from flows import dispatch, registration, sessions
 from flows.processes import ended_with_this_process, stop
 from flows.servers import start_prefect
 from flows.session_watch import SessionWatch
@@ -30,7 +30,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         made = Stack(folder, server)
         try:
             with temporary_settings({PREFECT_API_URL: f"{server.url}/api"}):
-                dispatch.register(sites=("north", "south", "east", "west", "cut"))
+                registration.register(sites=("north", "south", "east", "west", "cut"))
                 yield made
         finally:
             made.close()
@@ -47,7 +47,7 @@ def test_session_of_a_host_that_is_gone_is_closed_and_waits_for_the_worker_to_co
     first = stack.start_worker("site-north", **CHOICES)
     watch = SessionWatch("gone", sites=("north",), run="r1")
     watch()
-    lost = dispatch.session_runs("gone")["north"].run_id
+    lost = sessions.session_runs("gone")["north"].run_id
     wait_for(lambda: dispatch.run_state(lost).state_type == "RUNNING", what="the session runs")
     assert watch() == {"north": "session runs"}
 
@@ -59,7 +59,7 @@ def test_session_of_a_host_that_is_gone_is_closed_and_waits_for_the_worker_to_co
         return dispatch.run_state(lost).is_final
 
     wait_for(is_closed, what="the session is closed")
-    waiting = dispatch.session_runs("gone")["north"]
+    waiting = sessions.session_runs("gone")["north"]
     stack.start_worker("site-north", **CHOICES)
 
     assert {"north": "worker away"} in seen
@@ -75,7 +75,7 @@ def test_session_of_a_host_that_is_gone_is_closed_and_waits_for_the_worker_to_co
 def test_zombie_of_another_campaign_does_not_keep_the_place_of_its_site(stack):
     worker = stack.start_worker("site-south", **CHOICES)
     SessionWatch("forgotten", sites=("south",), run="r1")()
-    zombie = dispatch.session_runs("forgotten")["south"].run_id
+    zombie = sessions.session_runs("forgotten")["south"].run_id
     wait_for(lambda: dispatch.run_state(zombie).state_type == "RUNNING", what="the session runs")
     kill_host(worker)
 
@@ -83,7 +83,7 @@ def test_zombie_of_another_campaign_does_not_keep_the_place_of_its_site(stack):
     wait_for(lambda: watch() and dispatch.run_state(zombie).is_final, what="the zombie is closed")
     stack.start_worker("site-south", **CHOICES)
 
-    own = dispatch.session_runs("next")["south"].run_id
+    own = sessions.session_runs("next")["south"].run_id
     wait_for(lambda: dispatch.run_state(own).state_type == "RUNNING", what="the next one runs")
 
 
@@ -91,7 +91,7 @@ def test_session_of_a_host_that_is_lost_at_the_end_is_closed_with_the_run(stack)
     worker = stack.start_worker("site-west", **CHOICES)
     watch = SessionWatch("ends", sites=("west",), run="r3", leases=dispatch.leases_of("r3"))
     watch()
-    last = dispatch.session_runs("ends")["west"].run_id
+    last = sessions.session_runs("ends")["west"].run_id
     wait_for(lambda: dispatch.run_state(last).state_type == "RUNNING", what="the session runs")
     watch()
     kill_host(worker)
@@ -106,7 +106,7 @@ def test_worker_that_was_only_cut_off_goes_on_with_its_session(stack):
     worker = stack.start_worker("site-cut", **CHOICES)
     watch = SessionWatch("cut", sites=("cut",), run="r1")
     watch()
-    run_id = dispatch.session_runs("cut")["cut"].run_id
+    run_id = sessions.session_runs("cut")["cut"].run_id
     wait_for(lambda: dispatch.run_state(run_id).state_type == "RUNNING", what="the session runs")
     (child,) = psutil.Process(worker.process.pid).children()
 
@@ -120,14 +120,14 @@ def test_worker_that_was_only_cut_off_goes_on_with_its_session(stack):
     assert dispatch.run_state(run_id).state_type == "CRASHED"
     assert child.is_running()
     assert child.status() != psutil.STATUS_ZOMBIE
-    assert dispatch.session_runs("cut")["cut"].state_type == "SCHEDULED"
+    assert sessions.session_runs("cut")["cut"].state_type == "SCHEDULED"
 
 
 def test_session_whose_worker_lives_is_left_alone_however_long_it_trains(stack):
     worker = stack.start_worker("site-east", **CHOICES)
     watch = SessionWatch("long", sites=("east",), run="r1")
     watch()
-    run_id = dispatch.session_runs("long")["east"].run_id
+    run_id = sessions.session_runs("long")["east"].run_id
     wait_for(lambda: dispatch.run_state(run_id).state_type == "RUNNING", what="the session runs")
     beats = heartbeats(stack, 6, pool="site-east")
 

@@ -9,7 +9,7 @@ from prefect.states import Cancelled, Cancelling, Crashed, Pending, Running, Sta
 from registered_api import registered_api
 
 from fl_core.errors import RunCancelled
-from flows import dispatch
+from flows import dispatch, registration, session_watch, sessions
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,9 @@ def test_run_that_ends_stops_its_own_sessions_and_those_of_dead_runs(
     _set(client, other, Pending(), Running())
     _set(client, dead, Pending(), Running(), Crashed())
     for site, run in (("north", dead), ("south", other)):
-        dispatch.ensure_sessions("stopped", sites=(site,), run=run)
+        session_watch.ensure_sessions("stopped", sites=(site,), run=run)
     # Its worker may be cut off and go on with it: only the stop object ends it then.
-    _set(client, dispatch.session_runs("stopped")["north"].run_id, Pending(), Running(), Crashed())
+    _set(client, sessions.session_runs("stopped")["north"].run_id, Pending(), Running(), Crashed())
 
     going_on = dispatch.runs_to_stop("stopped", run=own, is_over=False)
     at_the_end = dispatch.runs_to_stop("stopped", run=own, is_over=True)
@@ -72,7 +72,7 @@ def test_looking_after_sessions_costs_three_requests_however_many_sites(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     sites = [f"crowd-{count}-{n:02d}" for n in range(count)]
-    dispatch.register(sites=sites)
+    registration.register(sites=sites)
     watch = dispatch.SessionWatch(f"crowd-{count}", sites=sites, run="r1")
     watch()
     asked: list[str] = []
