@@ -116,7 +116,7 @@ def test_a_torn_ledger_entry_stops_its_site_and_recovery_brings_it_back(federati
     verify = ("ledger", "--home", str(federation.home), "--site", "site-a", "--verify")
 
     torn = federation.fedloom(*verify, expect=1)
-    first = federation.write_campaign("torn-ledger", max_rounds=1)
+    first = federation.write_campaign("torn-ledger", max_rounds=1, deadline_s=40)
     digest = federation.approve(first)
     (without,) = federation.run(str(first))["rounds"]
     newest.unlink()

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -176,7 +177,7 @@ def test_prefect_server_killed_mid_round_costs_nothing(federation):
 
 
 def test_campaign_submitted_twice_from_the_form_is_released_once(federation):
-    file = federation.write_campaign("twice-from-form", local_steps=STEPS, quorum=2)
+    file = federation.write_campaign("twice-from-form", quorum=2)
     digest = federation.approve(file)
     found = federation.prefect("/deployments/filter", {})
     (deployment,) = [d for d in found if d["name"] == "run-campaign"]
@@ -187,19 +188,20 @@ def test_campaign_submitted_twice_from_the_form_is_released_once(federation):
         for _ in range(2)
     ]
     wait_until(
-        lambda: all(state_of(federation, each) not in OPEN for each in submitted),
+        lambda: all(run_of(federation, each)["state_type"] not in OPEN for each in submitted),
         what="both runs end",
         timeout_s=300,
     )
 
-    assert [state_of(federation, each) for each in submitted] == ["COMPLETED", "COMPLETED"]
+    both = [run_of(federation, each) for each in submitted]
+    assert [run["state_type"] for run in both] == ["COMPLETED", "COMPLETED"]
+    assert max(run["start_time"] for run in both) < min(run["end_time"] for run in both)
     require_finished_once(federation, "twice-from-form", digest)
 
 
-def state_of(federation: Federation, run_id: str) -> str:
-    body = {"flow_runs": {"id": {"any_": [run_id]}}}
-    (run,) = federation.prefect("/flow_runs/filter", body)
-    return str(run["state_type"])
+def run_of(federation: Federation, run_id: str) -> dict[str, Any]:
+    (run,) = federation.prefect("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
+    return dict(run)
 
 
 def test_mlflow_away_for_a_whole_campaign_is_logged_later(federation):

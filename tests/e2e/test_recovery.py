@@ -11,7 +11,7 @@ PARTS = ("ledger", "outbox")
 
 
 def run_one_round(federation: Federation, campaign_id: str) -> dict:
-    file = federation.write_campaign(campaign_id, max_rounds=1)
+    file = federation.write_campaign(campaign_id, max_rounds=1, deadline_s=40)
     federation.approve(file)
     (only,) = federation.run(str(file))["rounds"]
     return only
