@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -226,6 +227,12 @@ def no_answer(door: SiteDoor, error: httpx.HTTPError) -> StoreUnavailable:
             "fingerprint with the coordinator's operator, then run `fedloom site gateway --invite "
             "FILE`",
         )
+    if "alert" in said and "unknown ca" not in said:
+        return StoreUnavailable(
+            f"the gateway at {url} ends the TLS handshake: {_alert(said)}",
+            hint="an expired certificate, a wrong clock, or something between that speaks another "
+            "TLS: run `fedloom doctor`",
+        )
     if "alert" in said:
         return StoreUnavailable(
             f"the gateway at {url} does not know this site's certificate",
@@ -242,6 +249,12 @@ def no_answer(door: SiteDoor, error: httpx.HTTPError) -> StoreUnavailable:
         f"the gateway at {url} does not answer ({type(error).__name__})",
         hint=hint or "the connection broke: it is tried again",
     )
+
+
+def _alert(said: str) -> str:
+    """Return the alert's name from OpenSSL's text, such as ``certificate expired``."""
+    found = re.search(r"alert ([a-z ]{1,40})", said)
+    return "an alert without a name" if found is None else f"alert {found[1].strip()}"
 
 
 def _pending(door: SiteDoor) -> str:

@@ -161,10 +161,15 @@ def require_held(home: SiteHome, campaign: KnownCampaign, round_number: int) -> 
             f"{what} could be approved until {held.until.isoformat()}, and that is past; nothing "
             "of it leaves, and it stays charged"
         )
-    why = standing_of(home).refusal(campaign.digest, round_number)
+    now = standing_of(home)
+    why = now.refusal(campaign.digest, round_number)
     if why:
+        is_final = campaign.digest in now.left
         raise CampaignError(
-            f"{what} cannot leave: {why}", hint="`fedloom site refuse --undo` takes a refusal back"
+            f"{what} cannot leave: {why}",
+            hint="leaving is final; a new campaign is approved anew"
+            if is_final
+            else "`fedloom site refuse --undo` takes a refusal back",
         )
     return manifest
 

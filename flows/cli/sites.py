@@ -248,7 +248,9 @@ def require_ready(home: "SiteHome") -> None:
 
 
 def site_approve(
-    campaign: Annotated[str, typer.Argument(help="Id of a frozen campaign, or a locked file.")],
+    campaign: Annotated[
+        str, typer.Argument(help="Id of a campaign; or, without --round, a locked file.")
+    ],
     home: SiteHomeOption = Path("site"),
     yes: YesOption = False,
     json_output: JsonOption = False,

@@ -48,6 +48,11 @@ def home(tmp_path):
             "does not know this site's certificate",
             "give enrol.json",
         ),
+        (
+            httpx.ReadError("[SSL: SSLV3_ALERT_CERTIFICATE_EXPIRED] ssl alert certificate expired"),
+            "alert certificate expired",
+            "a wrong clock",
+        ),
         (httpx.ConnectTimeout("timed out"), "does not answer", "firewall's rule"),
         (httpx.ConnectError("[Errno 111] refused"), "does not answer", "outgoing firewall"),
         (httpx.ProxyError("407"), "does not answer", "HTTPS_PROXY"),

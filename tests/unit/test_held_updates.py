@@ -16,7 +16,7 @@ from fl_core.errors import CampaignError
 from flows.cli.main import app
 from tasks import site_decisions
 from tasks.outbox_view import read_outbox
-from tasks.site_decisions import allow, approve_round, find_campaign, refuse
+from tasks.site_decisions import allow, approve_round, find_campaign, leave, refuse
 
 FILES = ["budget.json", "manifest.json", "payload.safetensors"]
 
@@ -213,6 +213,22 @@ def test_refusal_that_is_taken_back_in_time_leaves_the_update_to_be_approved(sit
     assert answers == ["failed"]
     assert site.answer() == "uploaded"
     assert shown(site).exchanges[0].progress == "uploaded"
+
+
+@pytest.mark.usefixtures("quick")
+def test_update_of_a_campaign_that_was_left_is_not_said_to_come_back_by_an_undo(site):
+    site.hold()
+    thread, _ = answering(site)
+    wait_for("held", site)
+    tiny = find_campaign(site.home, "tiny")
+    leave(site.home, tiny, why="")
+    thread.join(60)
+
+    with pytest.raises(CampaignError, match="has left the campaign") as caught:
+        approve_round(site.home, tiny, 1)
+
+    assert "final" in caught.value.hint
+    assert "--undo" not in caught.value.hint
 
 
 @pytest.mark.usefixtures("quick")
