@@ -32,6 +32,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from fl_core.errors import FedloomError, ServerFailed, StoreUnavailable
+from flows.egress_peers import LocalProtocol
 from flows.egress_rules import Passes, Stays, judge, outward_event
 from tasks.gateway_access import SiteDoor
 from tasks.gateway_client import MAX_ANSWER_BYTES, detail_of, no_answer, refusal
@@ -325,6 +326,7 @@ def _config(app: Starlette) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
+        http=LocalProtocol,
         ws="websockets-sansio",
         ws_max_size=_MAX_BODY_BYTES,
         timeout_graceful_shutdown=1,
