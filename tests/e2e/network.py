@@ -6,8 +6,10 @@ else. Links have a rate, and can be cut and mended in the middle of anything. Ne
 """
 
 import contextlib
+import fcntl
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,20 +88,25 @@ class Host:
 
 @contextlib.contextmanager
 def hosts(count: int, *, rate: str = "80mbit") -> Iterator[list[Host]]:
-    """Make hosts with a link of ``rate`` each, and remove them with all that runs on them."""
+    """Make hosts with a link of ``rate`` each, and remove them with all that runs on them.
+
+    Names and addresses are the machine's, so another process that wants hosts waits for its turn.
+    """
     made = [Host(number) for number in range(1, count + 1)]
     _require_no_forwarding()
-    for host in made:
-        host._down()
-    try:
-        _ip("addr", "replace", f"{COORDINATOR}/32", "dev", "lo")
-        for host in made:
-            host._up(rate)
-        yield made
-    finally:
+    with (Path(tempfile.gettempdir()) / "fedloom-hosts.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
         for host in made:
             host._down()
-        _ip("addr", "del", f"{COORDINATOR}/32", "dev", "lo")
+        try:
+            _ip("addr", "replace", f"{COORDINATOR}/32", "dev", "lo")
+            for host in made:
+                host._up(rate)
+            yield made
+        finally:
+            for host in made:
+                host._down()
+            _ip("addr", "del", f"{COORDINATOR}/32", "dev", "lo")
 
 
 def _require_no_forwarding() -> None:

@@ -1,7 +1,6 @@
 """A hostile site at Prefect's door: other sites' runs stay closed, its own keep to the rules."""
 
 import json
-import secrets
 import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -321,7 +320,7 @@ def test_more_events_than_one_request_may_hold_are_refused(north, runs):
     assert send(north, "POST", "/events", [event] * 201).status_code == 413
 
 
-@pytest.mark.parametrize("body", [b"", b"[", b"[" * 100_000, b'"text"', secrets.token_bytes(64)])
+@pytest.mark.parametrize("body", [b"", b"[", b"[" * 100_000, b'"text"', b"\xff\xfe\x00\x80"])
 def test_body_that_is_no_json_is_refused(gateway, north, runs, body):
     path = f"/api/flow_runs/{runs['north']}/set_state"
 
