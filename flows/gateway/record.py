@@ -109,7 +109,9 @@ class Record:
         if not self._is_flood(line):
             self._append(line)
             return
-        name = f"{line.site or line.address} {line.method if line.site is None else ''}"
+        # Refused for its rate is a line of its own: it is what somebody looks for afterwards.
+        kind = _TOO_MANY if line.status == _TOO_MANY else line.method if line.site is None else ""
+        name = f"{line.site or line.address} {kind}"
         if name in self._floods:
             self._floods[name][1].repeated += 1
         elif line.site is not None or len(self._floods) < _MAX_FLOODS:

@@ -264,7 +264,8 @@ def test_two_gigabytes_are_refused_before_any_of_them_is_read(gateway):
 
 
 def test_header_longer_than_any_honest_one_is_refused(gateway):
-    answer = announce(gateway, f"x-long: {'a' * (64 << 10)}\r\n")
+    # Just over the limit: what is left unread as a connection ends can take the answer along.
+    answer = announce(gateway, f"x-long: {'a' * (16 << 10)}\r\n")
 
     assert answer.startswith(b"HTTP/1.1 400 ")
 
