@@ -84,17 +84,17 @@ def main() -> None:
 
     pool, flow_name = sys.argv[1:]
     if HOME not in os.environ:
-        serve(pool, flow_name)
+        serve(pool, flow_name, name=pool)
         return
     home = Path(os.environ[HOME])
     config = read_site_config(SiteHome(home))
     assert config.gateway is not None
     door = SiteDoor(site=config.site, home=home, access=config.gateway)
     with open_way_out(door, pool=pool) as way:
-        serve(pool, flow_name, way)
+        serve(pool, flow_name, name=config.site, way=way)
 
 
-def serve(pool: str, flow_name: str, way: "WayOut | None" = None) -> None:
+def serve(pool: str, flow_name: str, *, name: str, way: "WayOut | None" = None) -> None:
     """Run a worker on a pool, behind the gateway where ``way`` says so."""
     from flows.site_worker import run_worker
 
@@ -103,7 +103,7 @@ def serve(pool: str, flow_name: str, way: "WayOut | None" = None) -> None:
         pool=pool,
         allowed={flow_name: f"benchmarks.noop_session.{function}"},
         preload=None,
-        name=pool,
+        name=name,
         api_logging=False,
         way=way,
     )
