@@ -24,8 +24,18 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-async def until_done(step: Callable[[], Awaitable[T]], *, patient: bool = False) -> T:
+async def until_done(
+    step: Callable[[], Awaitable[T]],
+    *,
+    patient: bool = False,
+    longest_wait_s: float = LONGEST_WAIT_S,
+) -> T:
     """Repeat a step until the API answers it.
+
+    Args:
+        step: What is asked.
+        patient: Also after a refusal that asking again does not change.
+        longest_wait_s: What the pauses grow to.
 
     Raises:
         httpx.HTTPStatusError: The API refuses for good, and ``patient`` is not set.
@@ -38,13 +48,17 @@ async def until_done(step: Callable[[], Awaitable[T]], *, patient: bool = False)
             if not patient and _is_final(error):
                 raise
             failures += 1
-            await _back_off(error, failures)
+            await _back_off(error, min(longest_wait_s, wait_after(failures)))
 
 
-async def repeat(step: Callable[[], Awaitable[Any]], interval_s: float) -> None:
-    """Run a step for ever, with a pause between calls and a longer one while the API is away."""
+async def repeat(
+    step: Callable[[], Awaitable[Any]],
+    interval_s: float,
+    longest_wait_s: float = LONGEST_WAIT_S,
+) -> None:
+    """Run a step for ever, with a pause between calls and other ones while the API is away."""
     while True:
-        await until_done(step, patient=True)
+        await until_done(step, patient=True, longest_wait_s=longest_wait_s)
         await anyio.sleep(interval_s)
 
 
@@ -72,8 +86,7 @@ def _is_final(error: httpx.HTTPError) -> bool:
     return error.response.status_code in _FINAL_REFUSALS
 
 
-async def _back_off(error: httpx.HTTPError, failures: int) -> None:
-    wait_s = wait_after(failures)
+async def _back_off(error: httpx.HTTPError, wait_s: float) -> None:
     status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else "none"
     logger.warning(
         "api does not answer as expected error=%s status=%s again_in_s=%.1f",

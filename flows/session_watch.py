@@ -82,7 +82,7 @@ class SessionWatch:
             RunCancelled: A person cancelled one of the watched runs.
             ServerFailed: The API does not answer, or a site has no deployment.
         """
-        with api() as client:
+        with self._leases.look(), api() as client:
             self._require_wanted(client)
             lost = self._close_lost(client)
             by_site = sessions_by_site(client, self._campaign_id)
@@ -152,7 +152,7 @@ def settle_sessions(campaign_id: str, *, run: str, is_patient: bool) -> None:
     """
     leases = leases_of(run)
     while True:
-        with api() as client:
+        with leases.look(), api() as client:
             pools = [site_pool(site) for site in sessions_by_site(client, campaign_id)]
             lost, held = _close_lost(client, pools, leases)
         if not (is_patient and any(leases.is_silent(pool) for pool in held - lost)):

@@ -163,7 +163,9 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         await until_done(self._connect, patient=True)
         await self._close_left_over()
         logger.info("worker ready pool=%s name=%s", self._work_pool_name, self.name)
-        loops.start_soon(repeat, self._sync_and_initialize, self.heartbeat_interval_seconds)
+        beat_s = self.heartbeat_interval_seconds
+        # Soon after the API is back, or the coordinator would take its absence for this worker's.
+        loops.start_soon(repeat, self._sync_and_initialize, beat_s, beat_s / 2)
         loops.start_soon(repeat, self._poll, 0.0)
         loops.start_soon(repeat, self._watch, WATCH_S)
         if self._way is not None:
