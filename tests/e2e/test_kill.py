@@ -65,12 +65,14 @@ def running(federation: Federation, campaign_id: str) -> Iterator[str]:
         command.wait(timeout=600)
 
 
-def require_finished_once(federation: Federation, campaign_id: str, digest: str) -> None:
+def require_finished_once(
+    federation: Federation, campaign_id: str, digest: str, *, n_rounds: int = 2
+) -> None:
     """Run the campaign to its end and check that nothing in it happened twice."""
     status = federation.run(campaign_id)
 
     assert status["end"] == "finished"
-    assert [r["outcome"]["status"] for r in status["rounds"]] == ["released", "released"]
+    assert [r["outcome"]["status"] for r in status["rounds"]] == ["released"] * n_rounds
     store = federation.store()
     for item in status["rounds"]:
         assert item["outcome"]["contributors"] == list(SITES)
@@ -81,7 +83,7 @@ def require_finished_once(federation: Federation, campaign_id: str, digest: str)
             )
             assert len(list(files)) == 1, "what was uploaded is what the outbox holds"
     for site in SITES:
-        assert reserves(federation, site, digest) == [1, 2]
+        assert reserves(federation, site, digest) == list(range(1, n_rounds + 1))
     require_one_version_per_round(federation, campaign_id)
     require_no_session_left(federation, campaign_id)
 
