@@ -4,6 +4,7 @@ A site has no server of its own and needs none for this: the page is a file that
 disk. Everything in it is text, also what came from a campaign or a coordinator's answer.
 """
 
+import shlex
 from datetime import datetime
 from html import escape
 
@@ -19,7 +20,7 @@ def to_page(view: OutboxView, *, made: datetime) -> str:
     held = [one for one in view.exchanges if one.progress == "held"]
     parts = [f'<section class="cards">\n{_cards(view, held)}</section>\n', _standing(view)]
     if held:
-        parts += ["<h2>Waiting for your word</h2>\n", *map(_held, held)]
+        parts += ["<h2>Waiting for your word</h2>\n", *(_held(view, one) for one in held)]
     parts += ["<h2>Rounds</h2>\n", _exchanges(view), *map(_details, view.exchanges)]
     parts += ["<h2>Every request that left</h2>\n", _requests(view)]
     parts += ["<h2>Decisions</h2>\n", _decisions(view)]
@@ -84,6 +85,17 @@ def manifest_lines(one: ExchangeView) -> list[tuple[str, str]]:
     ]
 
 
+def approve_command(view: OutboxView, one: ExchangeView) -> str:
+    """Return the command that lets a held exchange go, whatever folder it is run in."""
+    words = ["site", "approve", one.campaign, "--round", str(one.round), "--home", view.folder]
+    return f"fedloom {shlex.join(words)}"
+
+
+def resume_command(view: OutboxView) -> str:
+    """Return the command that ends a pause, whatever folder it is run in."""
+    return f"fedloom {shlex.join(['site', 'resume', '--home', view.folder])}"
+
+
 def _cards(view: OutboxView, held: list[ExchangeView]) -> str:
     newest = next((one.charge for one in view.exchanges if one.charge is not None), None)
     cards = [
@@ -101,7 +113,7 @@ def _cards(view: OutboxView, held: list[ExchangeView]) -> str:
 
 def _standing(view: OutboxView) -> str:
     lines = [
-        "The site is paused: no new round is taken part in."
+        f"The site is paused: no new round is taken part in; {resume_command(view)} ends it."
         if view.is_paused
         else "The site takes part in rounds of the campaigns that its policy approves.",
         "An update waits for your word before it leaves."
@@ -117,9 +129,9 @@ def _standing(view: OutboxView) -> str:
     return "".join(f"<p>{escape(line)}</p>\n" for line in lines)
 
 
-def _held(one: ExchangeView) -> str:
+def _held(view: OutboxView, one: ExchangeView) -> str:
     name, until = escape(one.campaign), "" if one.until is None else _time(one.until)
-    command = f"fedloom site approve {one.campaign} --round {one.round}"
+    command = approve_command(view, one)
     return (
         f"<p><strong>{name}, round {one.round}</strong>: {size_text(one.leaving_bytes)} would "
         f"leave. To let exactly these bytes go by {until}: <code>{escape(command)}</code>. Do "

@@ -124,6 +124,7 @@ class OutboxView(Document):
 
     Attributes:
         site: Name of the site.
+        folder: The site's folder, absolute, so that a command shown with it holds anywhere.
         dataset: Opaque id of its data.
         hold: Whether an update waits for the operator's word.
         is_paused: Whether no new round is taken part in.
@@ -142,6 +143,7 @@ class OutboxView(Document):
     """
 
     site: str
+    folder: str
     dataset: str
     hold: bool
     is_paused: bool
@@ -183,6 +185,7 @@ def read_outbox(
     now, names = standing_of(home), {one.digest: one.name for one in known_campaigns(home)}
     return OutboxView(
         site=config.site,
+        folder=str(home.root.resolve()),
         dataset=policy.dataset,
         hold=policy.hold,
         is_paused=now.is_paused,
@@ -238,7 +241,8 @@ def _exchange(home: SiteHome, policy: SitePolicy, chain: Chain, prefix: str) -> 
     if about is None:
         raise ValueError(f"{prefix!r} is the prefix of no exchange")
     digest, number = about
-    files = outbox.committed(prefix) or {}
+    # A session may commit at this very moment; what the record does not know is not shown yet.
+    files = (outbox.committed(prefix) or {}) if record.files else {}
     stated = files.get(keys.MANIFEST)
     why = [record.notes[kind].text for kind in ("withheld", "declined") if kind in record.notes]
     held = record.notes.get("held")

@@ -6,7 +6,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tasks.outbox_page import charge_text, manifest_lines, size_text, unreadable_text
+from tasks.outbox_page import (
+    approve_command,
+    charge_text,
+    manifest_lines,
+    resume_command,
+    size_text,
+    unreadable_text,
+)
 from tasks.outbox_view import ExchangeView, OutboxView, RequestView
 
 _DIGITS = 12
@@ -17,7 +24,8 @@ def outbox_tables(view: OutboxView) -> Iterator[Table | Text]:
     yield _rounds(view)
     if view.requests:
         yield _requests(view)
-    yield Text("\n".join(_standing(view)))
+    # Not wrapped: a command among it is copied as one line.
+    yield Text("\n".join(_standing(view)), no_wrap=True, overflow="ignore")
 
 
 def exchange_lines(one: ExchangeView) -> list[str]:
@@ -90,12 +98,12 @@ def _answer(one: RequestView) -> str:
 
 def _standing(view: OutboxView) -> Iterator[str]:
     if view.is_paused:
-        yield "paused: no new round is taken part in; fedloom site resume ends it"
+        yield f"paused: no new round is taken part in; {resume_command(view)} ends it"
     for one in view.exchanges:
         if one.progress == "held" and one.until is not None:
             yield (
                 f"held: {one.campaign}, round {one.round}, until {one.until.isoformat()}; "
-                f"fedloom site approve {one.campaign} --round {one.round}"
+                f"{approve_command(view, one)}"
             )
     if view.refused:
         yield f"refused: {'; '.join(view.refused)}"

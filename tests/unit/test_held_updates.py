@@ -1,9 +1,12 @@
 """An update that is held: it waits for its operator's word, and nothing tells that it does."""
 
 import json
+import re
+import shlex
 import threading
 import time
 from datetime import UTC, datetime
+from html import unescape
 
 import pytest
 from site_folders import SITE, site_folder
@@ -15,8 +18,9 @@ from fl_core.campaign.specs import CohortRule
 from fl_core.errors import CampaignError
 from flows.cli.main import app
 from tasks import site_decisions
+from tasks.outbox_page import to_page
 from tasks.outbox_view import read_outbox
-from tasks.site_decisions import allow, approve_round, find_campaign, leave, refuse
+from tasks.site_decisions import allow, approve_round, find_campaign, leave, pause, refuse
 
 FILES = ["budget.json", "manifest.json", "payload.safetensors"]
 
@@ -96,6 +100,29 @@ def test_held_update_leaves_when_its_operator_approves_exactly_it(site):
     decided = json.loads(result.stdout)["decision"]
     manifest = site.store.get("campaigns/tiny/rounds/0001/updates/a/manifest.json")
     assert decided["manifest_sha256"] == sha256_hex(manifest)
+
+
+@pytest.mark.usefixtures("quick")
+def test_commands_that_are_shown_hold_in_any_folder(tmp_path, monkeypatch):
+    site = site_folder(tmp_path / "our site's")
+    site.hold()
+    thread, answers = answering(site)
+    wait_for("held", site)
+    pause(site.home, why="backup")
+    monkeypatch.chdir(tmp_path / "our site's")
+    told = fedloom("site", "outbox", "--home", "site").stderr
+    page = unescape(to_page(shown(site), made=datetime.now(UTC)))
+    commands = re.findall(r"fedloom (site (?:resume|approve) .+?/site')", told)
+    monkeypatch.chdir("/")
+
+    results = [fedloom(*shlex.split(command), stdin="y\n") for command in commands]
+    thread.join(60)
+
+    assert [command.split()[1] for command in commands] == ["resume", "approve"]
+    assert [result.exit_code for result in results] == [0, 0]
+    assert all(f"fedloom {command}" in page for command in commands)
+    assert answers == ["uploaded"]
+    assert not shown(site).is_paused
 
 
 @pytest.mark.usefixtures("quick")
