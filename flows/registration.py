@@ -16,6 +16,7 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import (
     ParameterSchema,
     parameter_schema,
@@ -137,8 +138,14 @@ def api() -> Iterator[SyncPrefectClient]:
     """A client of the Prefect API, with one error for everything that keeps it from answering.
 
     Raises:
-        ServerFailed: No answer, a refusal, or an object that does not exist.
+        ServerFailed: No address, no answer, a refusal, or an object that does not exist.
     """
+    if not PREFECT_API_URL.value():
+        # Prefect's client would start a server of its own, which knows nothing.
+        raise ServerFailed(
+            "PREFECT_API_URL is not set, expected the address of the coordinator's prefect api; "
+            "set it"
+        )
     with get_client(sync_client=True) as client:
         try:
             yield client

@@ -154,7 +154,8 @@ def revoke(
 
     if not yes and not typer.confirm(f"withdraw the keys of {site}?", err=True):
         raise CampaignError(f"site {site!r} was not revoked; nothing was changed")
-    use_coordinator(home)
+    # The roster is in the store, so a stolen key is withdrawn without Prefect as well.
+    use_coordinator(home, needed=("s3",))
     from flows.site_presence import end_runs
     from tasks.settings import open_store, read_settings
 

@@ -31,7 +31,7 @@ def sites(home: HomeOption = Path(".fedloom"), json_output: JsonOption = False) 
 
     Example: `fedloom sites`
     """
-    use_coordinator(home)
+    use_coordinator(home, needed=("s3",))
     from flows.site_presence import Presence, presences
     from tasks.settings import open_store, read_settings
     from tasks.site_states import site_facts, state_of

@@ -284,6 +284,19 @@ def test_revoked_site_comes_back_with_other_keys_and_its_ledger(place):
     assert place.kinds() == ["genesis", "reserve", "commit", "rotated", "reserve", "commit"]
 
 
+def test_site_is_revoked_and_shown_where_no_prefect_is_named(place, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL")
+
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        revoked = fedloom("revoke", SITE, "--yes", "--json")
+        listed = fedloom("sites", "--json")
+
+    assert (revoked.error, listed.error) == (None, None)
+    assert "PREFECT_API_URL is not set" in revoked.stderr
+    assert "PREFECT_API_URL is not set" in listed.document["prefect"]
+    assert [each["state"] for each in listed.document["sites"]] == ["revoked"]
+
+
 def test_revoked_site_is_left_out_of_later_plans_and_listed_with_the_reason(place):
     revoked = fedloom("revoke", SITE, "--yes", "--reason", "laptop stolen", "--json")
     listed = fedloom("sites", "--json")

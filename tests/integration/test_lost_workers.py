@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import psutil
@@ -11,6 +12,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from worker_stack import Stack, Worker, is_alive, wait_for
 
+from fl_core.errors import ServerFailed
 from flows import dispatch, registration, sessions
 from flows.processes import ended_with_this_process, stop
 from flows.servers import start_prefect
@@ -30,11 +32,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         made = Stack(folder, server)
         try:
             with temporary_settings({PREFECT_API_URL: f"{server.url}/api"}):
-                registration.register(sites=("north", "south", "east", "west", "cut"))
+                registration.register(sites=("north", "south", "east", "west", "cut", "blamed"))
                 yield made
         finally:
             made.close()
-            stop(server)
+            stop(made.server)
 
 
 def kill_host(worker: Worker) -> None:
@@ -137,6 +139,30 @@ def test_session_whose_worker_lives_is_left_alone_however_long_it_trains(stack):
 
     assert dispatch.run_state(run_id).state_type == "RUNNING"
     assert is_alive(worker.process.pid)
+    assert stack.client.read_flow_run(UUID(run_id)).run_count == 1
+
+
+def test_server_that_was_away_for_longer_than_a_lease_blames_no_site(stack):
+    stack.start_worker("site-blamed", **CHOICES)
+    watch = SessionWatch("outage", sites=("blamed",), run="r1")
+    watch()
+    run_id = sessions.session_runs("outage")["blamed"].run_id
+    wait_for(lambda: dispatch.run_state(run_id).state_type == "RUNNING", what="the session runs")
+    watch()
+
+    stop(stack.server)
+    ends = time.monotonic() + 10
+    while time.monotonic() < ends:
+        with pytest.raises(ServerFailed):
+            watch()
+        time.sleep(0.5)
+    port = urlsplit(stack.server.url).port
+    stack.server = start_prefect(stack.folder / "server", port=port)
+    # From the first moment on, when no worker has been heard yet, to three leases later.
+    for _ in heartbeats(stack, 6, pool="site-blamed"):
+        assert watch() == {"blamed": "session runs"}
+
+    assert dispatch.run_state(run_id).state_type == "RUNNING"
     assert stack.client.read_flow_run(UUID(run_id)).run_count == 1
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from stack_sites import (
     write_plan,
 )
 
+from fl_core.artifacts import keys
 from fl_core.campaign.roster import latest_roster
 from fl_core.errors import CampaignError, StoreUnavailable
 from flows.cli.context import coordinator_environment
@@ -155,6 +158,41 @@ def test_gateway_that_died_comes_back_under_the_same_certificate(stack):
     assert GatewayFiles(stack.home).certificate.read_bytes() == before
 
 
+def test_stolen_key_is_withdrawn_while_prefect_is_down(stack):
+    write_plan(stack)
+    thief = site_store(stack, "stolen")
+    assert thief.list(keys.ROSTERS)
+    os.killpg(stack.processes()["prefect"].pid, signal.SIGKILL)
+    assert wait_for(lambda: connect(stack.home, needed=("prefect",)) is None)
+
+    revoked = command(stack, "revoke", "stolen", "--yes", "--reason", "laptop stolen")
+    shown = command(stack, "sites")
+
+    with pytest.raises(StoreUnavailable, match="revoked"):
+        thief.list(keys.ROSTERS)
+    assert json.loads(revoked.stdout)["ended_runs"] is None
+    assert "session runs were not ended: no prefect server answers" in revoked.stderr
+    (found,) = (s for s in json.loads(shown.stdout)["sites"] if s["site"] == "stolen")
+    assert (found["state"], found["online"]) == ("revoked", None)
+    assert "who is there now is unknown: no prefect server answers" in shown.stderr
+    start(stack.home)
+
+
+def command(stack: Stack, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `fedloom` at the coordinator, over the home of the stack and nothing else."""
+    argv = [sys.executable, "-m", "flows.cli.main", *words]
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("FEDLOOM_", "PREFECT_"))}
+    found = subprocess.run(
+        [*argv, "--home", str(stack.home), "--json"],
+        env=plain | {"COLUMNS": "400"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    return found
+
+
 @pytest.fixture
 def old_home(new_home) -> Iterator[Path]:
     home = new_home()
@@ -211,8 +249,8 @@ def set_back(stack: Stack, home: SiteHome) -> None:
     file = stack.file.model_dump(mode="json")
     for name in ("gateway", "gateway_port", "gateway_listen", "gateway_hosts"):
         del file[name]
-    keys = {"access_key": "of-north", "secret_key": "of-north"}
-    stack_path(stack.home).write_text(json.dumps(file | {"version": 1, "sites": {"north": keys}}))
+    own = {"access_key": "of-north", "secret_key": "of-north"}
+    stack_path(stack.home).write_text(json.dumps(file | {"version": 1, "sites": {"north": own}}))
 
 
 def test_command_beside_a_stack_speaks_to_what_the_environment_names(stack, monkeypatch):
