@@ -8,7 +8,7 @@ torch: parameter schemas of those flows are read from their source text.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from prefect.utilities.callables import (
 )
 from prefect.utilities.importtools import import_object
 
-from fl_core.errors import ServerFailed
+from fl_core.errors import CampaignError, ServerFailed
 from flows.prefect_names import (
     COORDINATOR_POOL,
     EVALUATE_RELEASE,
@@ -45,13 +45,16 @@ class Pool:
         name: Its name.
         type: Prefect's worker type.
         description: What a person reads on the pool's page.
-        concurrency_limit: Runs at one time over all workers; None is unbounded.
+        concurrency_limit: Runs at one time over all workers; None is unbounded. Of a pool that
+            people may change it is the limit at first.
+        template: Base job template; None is that of the type.
     """
 
     name: str
     type: str
     description: str
     concurrency_limit: int | None = None
+    template: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +85,22 @@ class Deployment:
         return f"{self.flow_name}/{self.name}"
 
 
-def pools(sites: Iterable[str]) -> list[Pool]:
+def coordinator_pool(*, at_first: int | None, job: Mapping[str, Any] | None = None) -> Pool:
+    """Return the pool in which campaigns run.
+
+    Args:
+        at_first: Campaigns at one time in a pool that is made now; None is unbounded.
+        job: Template of a Kubernetes pool; None: processes of a worker, or the pool as it is.
+    """
+    kind = "process" if job is None else "kubernetes"
+    said = "Campaigns and their rounds, at the coordinator."
+    return Pool(COORDINATOR_POOL, kind, said, at_first, job)
+
+
+def pools(sites: Iterable[str], *, coordinator: Pool | None = None) -> list[Pool]:
     """List the work pools of a federation with these enrolled sites."""
     own = [
-        Pool(COORDINATOR_POOL, "process", "Campaigns and their rounds, at the coordinator."),
+        coordinator or coordinator_pool(at_first=None),
         Pool(EVALUATION_POOL, WORKER_TYPE, "Evaluates releases on the public holdout."),
     ]
     return own + [
@@ -166,19 +181,22 @@ def api() -> Iterator[SyncPrefectClient]:
             ) from error
 
 
-def register(*, sites: Sequence[str]) -> None:
+def register(*, sites: Sequence[str], coordinator: Pool | None = None) -> None:
     """Make pools and deployments at the Prefect server, or bring them up to date.
 
-    Schedules that a person gave to a deployment stay.
+    Schedules that a person gave to a deployment stay, and the coordinator's pool as it is, except
+    for a template that is stated here.
 
     Args:
         sites: Names of all enrolled sites.
+        coordinator: The pool of campaigns; None: processes, without a limit at first.
 
     Raises:
+        CampaignError: The coordinator's pool is there under another type.
         ServerFailed: The API does not answer.
     """
     with api() as client:
-        for pool in pools(sites):
+        for pool in pools(sites, coordinator=coordinator):
             _make_pool(client, pool)
         for deployment in deployments(sites):
             _make_deployment(client, deployment)
@@ -195,19 +213,33 @@ def _make_pool(client: SyncPrefectClient, pool: Pool) -> None:
         return
     from prefect.workers.process import ProcessWorker
 
-    # A person may have changed the template of a stock pool; that is theirs.
-    template = ProcessWorker.get_default_base_job_template()
-    with contextlib.suppress(ObjectAlreadyExists):
+    template = pool.template or ProcessWorker.get_default_base_job_template()
+    try:
         client.create_work_pool(_work_pool(pool, template))
+    except ObjectAlreadyExists:
+        # A person may have changed the template of a stock pool; that is theirs.
+        if pool.template is not None:
+            _restate(client, pool)
 
 
-def _work_pool(pool: Pool, template: dict[str, Any]) -> WorkPoolCreate:
+def _restate(client: SyncPrefectClient, pool: Pool) -> None:
+    found = client.read_work_pool(pool.name)
+    if found.type != pool.type:
+        raise CampaignError(
+            f"work pool {pool.name!r} is of type {found.type}, expected {pool.type}; let campaigns "
+            f"end, `prefect work-pool delete {pool.name}`, then register again, with the limit of "
+            "campaigns that it had"
+        )
+    client.update_work_pool(pool.name, WorkPoolUpdate(base_job_template=dict(pool.template or {})))
+
+
+def _work_pool(pool: Pool, template: Mapping[str, Any]) -> WorkPoolCreate:
     return WorkPoolCreate(
         name=pool.name,
         type=pool.type,
         description=pool.description,
         concurrency_limit=pool.concurrency_limit,
-        base_job_template=template,
+        base_job_template=dict(template),
     )
 
 

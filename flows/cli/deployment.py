@@ -13,6 +13,8 @@ from fl_core.errors import CampaignError
 from flows.cli.context import HomeOption, JsonOption, use_coordinator
 from flows.cli.output import console_err, print_json
 
+CAMPAIGNS_AT_FIRST = 4
+
 NotifyOption = Annotated[
     str | None,
     typer.Option(
@@ -36,7 +38,16 @@ StuckOption = Annotated[
     ),
 ]
 CampaignsOption = Annotated[
-    int, typer.Option(min=0, help="Campaigns that run at one time; 0 leaves the limit as it is.")
+    int | None,
+    typer.Option(
+        min=1, help="Campaigns that run at one time; at first 4, then as it was; more wait."
+    ),
+]
+JobOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--campaign-job", help="Manifest of a Kubernetes Job in which each campaign is to run."
+    ),
 ]
 BucketOption = Annotated[
     list[str] | None, typer.Option("--bucket", help="A further bucket to make, as MLflow's.")
@@ -63,7 +74,8 @@ def secrets(
 
 def register(  # noqa: PLR0913, PLR0917  one parameter per option of the command
     bucket: BucketOption = None,
-    campaigns: CampaignsOption = 0,
+    campaigns: CampaignsOption = None,
+    campaign_job: JobOption = None,
     silent_after: SilentOption = None,
     stuck_after: StuckOption = None,
     notify: NotifyOption = None,
@@ -80,13 +92,16 @@ def register(  # noqa: PLR0913, PLR0917  one parameter per option of the command
     use_coordinator(home)
     from flows import registration
     from flows.automations import Watches, watch
+    from flows.campaign_jobs import job_template
 
+    job = None if campaign_job is None else job_template(campaign_job)
     sites = _prepared_store(bucket or [])
-    registration.register(sites=sites)
+    pool = registration.coordinator_pool(at_first=CAMPAIGNS_AT_FIRST, job=job)
+    registration.register(sites=sites, coordinator=pool)
     watches = Watches(silent_s=silent_after, stuck_s=stuck_after, notify=notify)
     with registration.api() as client:
         watched = watch(client, watches)
-        if campaigns:
+        if campaigns is not None:
             registration.limit_campaigns(client, campaigns)
     shown = ", ".join(sites) or "no site yet"
     console_err.print(f"registered for {shown}; watched: {', '.join(watched)}", markup=False)

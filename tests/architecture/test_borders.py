@@ -38,7 +38,10 @@ HOMES = {
         "fl_core/privacy/ledger.py": "the type of a private key that entries are signed with",
         "tasks/certificates.py": "certificates of the gateway and of sites",
     },
-    "yaml": {"fl_core/campaign/loading.py": "campaign files of people"},
+    "yaml": {
+        "fl_core/campaign/loading.py": "campaign files of people",
+        "flows/campaign_jobs.py": "the manifest of a Kubernetes Job",
+    },
     "pyarrow": {"tasks/site_rows.py": "parquet"},
     "pandas": {
         "fl_core/data/*.py": "frames of rows",

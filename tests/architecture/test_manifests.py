@@ -6,8 +6,9 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from prefect_kubernetes.settings import KubernetesSettings
 from sources import ROOT
-from test_docker import COORDINATOR, known_variables
+from test_docker import COORDINATOR, _fields, known_variables
 
 FOLDER = ROOT / "deployments" / "kubernetes"
 MANIFESTS = [
@@ -15,9 +16,19 @@ MANIFESTS = [
     for path in sorted(FOLDER.glob("*.yaml"))
     for each in yaml.safe_load_all(path.read_text(encoding="utf-8"))
 ]
+# A campaign's Job is in a ConfigMap, from where `fedloom register` takes it.
+(JOB,) = (
+    (f"{name}/job", yaml.safe_load(each["data"]["job.yaml"]))
+    for name, each in MANIFESTS
+    if each["metadata"]["name"] == "campaign-job"
+)
 PODS = [
-    (name, each["spec"]["template"]["spec"]) for name, each in MANIFESTS if "Deployment" in name
+    (name, each["spec"]["template"]["spec"])
+    for name, each in [*MANIFESTS, JOB]
+    if each["kind"] in {"Deployment", "Job"}
 ]
+# The one that makes Jobs; nothing else speaks to the cluster.
+SPEAKS_TO_CLUSTER = {"campaign-jobs/Deployment/coordinator"}
 CONFIG = {
     each["metadata"]["name"]: each["data"] for _, each in MANIFESTS if each["kind"] == "ConfigMap"
 }
@@ -25,6 +36,9 @@ CONFIG = {
 VERSIONS = ("1.30", "1.37")
 # What an operator writes beside the files of `fedloom secrets`.
 BY_HAND = {"redis_messaging", "redis_docket"}
+KUBERNETES_WORKER = {
+    name for name, _ in _fields(KubernetesSettings, "PREFECT_INTEGRATIONS_KUBERNETES_")
+}
 
 
 def each_of(pairs):
@@ -44,7 +58,7 @@ def variables(container) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize(("name", "manifest"), **each_of(MANIFESTS))
+@pytest.mark.parametrize(("name", "manifest"), **each_of([*MANIFESTS, JOB]))
 def test_manifest_follows_the_schema_of_kubernetes(name, manifest, version):
     kubernetes_validate.validate(manifest, version, strict=True)
 
@@ -59,7 +73,7 @@ def test_field_that_kubernetes_does_not_know_is_found():
 
 @pytest.mark.parametrize(("name", "pod"), **each_of(PODS))
 def test_pod_meets_the_restricted_standard_of_its_namespace(name, pod):
-    assert pod["automountServiceAccountToken"] is False
+    assert pod["automountServiceAccountToken"] is (name in SPEAKS_TO_CLUSTER)
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] == 10001
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -79,7 +93,7 @@ def test_container_sets_only_variables_that_something_reads(name, pod):
     for container in containers(pod):
         stated = variables(container)
         seen = {n.removesuffix("_FILE") if v.startswith("/run/") else n for n, v in stated.items()}
-        assert seen - known_variables() == set()
+        assert seen - known_variables() - KUBERNETES_WORKER == set()
 
 
 @pytest.mark.parametrize(("name", "pod"), **each_of(PODS))
@@ -106,6 +120,7 @@ def test_volume_that_is_mounted_is_there(name, pod):
         each["metadata"]["name"] for _, each in MANIFESTS if each["kind"].startswith("Persistent")
     }
     stated = {volume["name"] for volume in pod["volumes"]}
+    configured = {volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume}
     claimed = {
         volume["persistentVolumeClaim"]["claimName"]
         for volume in pod["volumes"]
@@ -116,6 +131,7 @@ def test_volume_that_is_mounted_is_there(name, pod):
 
     assert mounted == stated
     assert claimed <= claims
+    assert configured <= set(CONFIG)
 
 
 @pytest.mark.parametrize("service", ["mlflow", "gateway", "coordinator", "evaluation"])
@@ -192,3 +208,63 @@ def test_secrets_come_from_the_command_or_by_hand():
     }
 
     assert items - BY_HAND <= SECRETS
+
+
+def test_worker_of_campaigns_may_do_to_the_cluster_what_it_does_and_nothing_more():
+    (role,) = (each for _, each in MANIFESTS if each["kind"] == "Role")
+    (binding,) = (each for _, each in MANIFESTS if each["kind"] == "RoleBinding")
+    allowed = {
+        (group, resource): set(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+    # Source: the calls of prefect-kubernetes 0.8.0 in worker.py and observer.py.
+    assert allowed == {
+        ("batch", "jobs"): {"create", "delete", "get", "list", "watch"},
+        ("", "pods"): {"get", "list", "watch"},
+        ("", "pods/log"): {"get"},
+    }
+    assert [each["name"] for each in binding["subjects"]] == ["campaign-worker"]
+    assert {
+        name for name, pod in PODS if pod.get("serviceAccountName") == "campaign-worker"
+    } == SPEAKS_TO_CLUSTER
+    assert not [name for name, each in MANIFESTS if each["kind"].startswith("Cluster")]
+
+
+def test_campaign_in_a_job_is_told_what_a_process_of_the_worker_is_told():
+    pods = {name: pod["containers"][0] for name, pod in PODS}
+    beside = variables(pods["coordinator/Deployment/coordinator"])
+    own = variables(pods[JOB[0]])
+
+    # How a worker looks for runs is the worker's.
+    assert {n: v for n, v in beside.items() if not n.startswith("PREFECT_WORKER_")} == own
+
+
+def test_coordinator_that_makes_jobs_replaces_the_one_that_does_not():
+    found = {name.partition("/")[0]: each for name, each in MANIFESTS if "nt/coordinator" in name}
+
+    old, new = found["coordinator"], found["campaign-jobs"]
+    # What Kubernetes lets nobody change later, and what exec and policies name.
+    assert old["spec"]["selector"] == new["spec"]["selector"]
+    assert old["spec"]["template"]["metadata"] == new["spec"]["template"]["metadata"]
+    assert old["metadata"] == new["metadata"]
+
+
+def test_site_on_a_cluster_runs_its_own_worker_with_the_folders_of_the_compose_file():
+    ((_, pod),) = (each for each in PODS if each[0].startswith("site/"))
+    composed = yaml.safe_load((ROOT / "docker" / "compose.site.yaml").read_text())["services"]
+
+    (container,) = pod["containers"]
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert container["args"] == ["fedloom", "site", "start", "--home", "/var/lib/fedloom/site"]
+    assert mounted - {"/tmp"} == {  # noqa: S108  a folder of the container
+        volume.split(":")[1] for volume in map(target, composed["site"]["volumes"])
+    }
+    assert "serviceAccountName" not in pod
+
+
+def target(volume: str) -> str:
+    """Leave a volume's variable out, whose default or message may hold a colon."""
+    return re.sub(r"\$\{[^}]*\}", "", volume)

@@ -166,31 +166,26 @@ def test_stolen_key_is_withdrawn_while_prefect_is_down(stack):
     assert wait_for(lambda: connect(stack.home, needed=("prefect",)) is None)
 
     revoked = command(stack, "revoke", "stolen", "--yes", "--reason", "laptop stolen")
-    shown = command(stack, "sites")
+    start(stack.home)
 
-    with pytest.raises(StoreUnavailable, match="revoked"):
-        thief.list(keys.ROSTERS)
+    assert revoked.returncode == 0, revoked.stderr
     assert json.loads(revoked.stdout)["ended_runs"] is None
     assert "session runs were not ended: no prefect server answers" in revoked.stderr
-    (found,) = (s for s in json.loads(shown.stdout)["sites"] if s["site"] == "stolen")
-    assert (found["state"], found["online"]) == ("revoked", None)
-    assert "who is there now is unknown: no prefect server answers" in shown.stderr
-    start(stack.home)
+    with pytest.raises(StoreUnavailable, match="revoked"):
+        thief.list(keys.ROSTERS)
 
 
 def command(stack: Stack, *words: str) -> subprocess.CompletedProcess[str]:
     """Run `fedloom` at the coordinator, over the home of the stack and nothing else."""
     argv = [sys.executable, "-m", "flows.cli.main", *words]
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("FEDLOOM_", "PREFECT_"))}
-    found = subprocess.run(
+    return subprocess.run(
         [*argv, "--home", str(stack.home), "--json"],
         env=plain | {"COLUMNS": "400"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert found.returncode == 0, found.stderr
-    return found
 
 
 @pytest.fixture
