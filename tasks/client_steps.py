@@ -18,6 +18,7 @@ from fl_core.assembly import Assembly
 from fl_core.errors import FedloomError, RoundError
 from fl_core.rounds.documents import RoundPlan
 from fl_core.rounds.site import Site, SiteWork
+from fl_core.rounds.site_charge import work_out_next
 from fl_core.rounds.site_consent import withhold
 from fl_core.rounds.site_decision import standing
 from fl_core.rounds.site_round import client_round, decline_round, require_own_plan
@@ -135,6 +136,16 @@ class Session:
         # The outbox is locked, so that a zombie of this session cannot train beside it.
         with exclusive(self.home.root / "outbox.lock"):
             return self._answer(open_site(self.home, self.config), plan)
+
+    def work_out_next(self) -> None:
+        """Work out the next charge while nobody waits for it; raises nothing.
+
+        What stands in its way stands in the way of the round too, which says so.
+        """
+        try:
+            work_out_next(open_site(self.home, self.config), self.assembly)
+        except Exception:
+            log.exception("the next charge was not worked out")
 
     def settle(self) -> None:
         """Take back charges of closed rounds that nothing was trained for; raises nothing.

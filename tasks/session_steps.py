@@ -117,6 +117,8 @@ def _serve_plans(session: Session, request: SessionRequest, waiting: Waiting) ->
     known = round_numbers(store, request.campaign_id)
     number = known[-1] if known else 1
     while True:
+        if number <= session.assembly.campaign.max_rounds:
+            session.work_out_next()
         plan = _next_plan(request, store, number, waiting)
         if isinstance(plan, str):
             return plan

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fl_core.assembly import Assembly
 from fl_core.errors import LedgerCorrupt, PolicyRefused
-from fl_core.privacy.budget import verdict
+from fl_core.privacy.budget import spend, verdict
 from fl_core.privacy.ledger_entries import LedgerEntry
 from fl_core.privacy.stated_budget import Budget
 from fl_core.rounds.documents import RoundPlan
@@ -68,6 +68,22 @@ def reserve_round(site: Site, assembly: Assembly, plan: RoundPlan, *, plan_sha25
     for budget in (row, whole):
         _require_affordable(budget, assembly, plan)
     return Reserves(*(_reserve(budget, assembly, plan, plan_sha256) for budget in (row, whole)))
+
+
+def work_out_next(site: Site, assembly: Assembly) -> None:
+    """Work out what another round's charge comes to, so that its reserve finds the answer cached.
+
+    Composing privacy losses takes a site longer than all else that a round asks of it besides
+    training, and needs no plan. Charges nothing, refuses nothing.
+
+    Raises:
+        PrivacyError: The round's event cannot be accounted for under the policy.
+        PolicyRefused: The campaign charges the whole site, and the site keeps no such ledger.
+        LedgerCorrupt: A ledger does not hold.
+    """
+    for budget in (row_budget(site, assembly), site_budget(site, assembly)):
+        if budget is not None:
+            spend(budget.policy, [*budget.ledger.chain().events(), budget.event])
 
 
 def commit_round(site: Site, assembly: Assembly, plan: RoundPlan) -> None:
