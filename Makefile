@@ -4,6 +4,8 @@ BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 # Tests load base models from installed packages only.
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
+# Whole federations mostly wait; a file's tests share their servers, so a file stays in one process.
+BESIDE := -n 2 --dist loadfile
 
 .PHONY: install demo lint types arch test test-slow
 
@@ -38,7 +40,7 @@ arch: install
 	@$(PYTEST) -q tests/architecture
 
 test: lint types arch
-	@$(PYTEST) -m "not slow" --ignore=tests/architecture
+	@$(PYTEST) $(BESIDE) -m "not slow" --ignore=tests/architecture
 
 test-slow: install
-	@$(PYTEST) -m slow
+	@$(PYTEST) $(BESIDE) -m slow
