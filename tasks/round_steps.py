@@ -34,6 +34,8 @@ POLL_S = 0.1
 LATER_POLL_S = 0.5
 EAGER_S = 30.0
 LOOK_AFTER_S = 3.0
+# A page that is drawn more often helps nobody, and each drawing holds the round up.
+SHOWN_EVERY_S = 1.0
 
 LookAfter = Callable[[], Mapping[str, str]]
 
@@ -93,18 +95,23 @@ class _Collecting:
         self._progress = reports.RoundProgress(round_plan)
         self._answers: dict[str, SiteAnswer] = {}
         self._noted: set[str] = set()
+        self._shown: set[str] = set()
+        self._shown_at = 0.0
         self._seen: Mapping[str, str] = {}
 
     def wait(self) -> Collected:
         began = looked_at = time.monotonic()
-        self._progress.update(self._answers)
+        self._show()
         while (frozen := self._look()) is None:
             self._note()
+            if self._noted != self._shown and time.monotonic() - self._shown_at > SHOWN_EVERY_S:
+                self._show()
             if time.monotonic() - looked_at > LOOK_AFTER_S:
                 self._look_after_sessions()
                 looked_at = time.monotonic()
             time.sleep(POLL_S if looked_at - began < EAGER_S else LATER_POLL_S)
         self._note()
+        self._show()
         return frozen
 
     def _look(self) -> Collected | None:
@@ -139,8 +146,10 @@ class _Collecting:
                 answer.status,
                 answer.reason or "none",
             )
-        if new:
-            self._progress.update(self._answers)
+
+    def _show(self) -> None:
+        self._progress.update(self._answers)
+        self._shown, self._shown_at = set(self._noted), time.monotonic()
 
     def _look_after_sessions(self) -> None:
         try:
