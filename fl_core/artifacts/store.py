@@ -86,7 +86,13 @@ def is_buried(store: ObjectStore, key: str) -> bool:
 
 def exists(store: ObjectStore, key: str) -> bool:
     """Say whether an object is stored under exactly ``key``."""
-    return key in store.list(key)
+    if not isinstance(store, SizedStore):
+        return key in store.list(key)
+    try:
+        store.size(key)
+    except ObjectMissing:
+        return False
+    return True
 
 
 def require_length(key: str, found: int, max_bytes: int | None) -> None:

@@ -23,6 +23,7 @@ from fl_core.artifacts.store import SizedStore, exists, require_key, require_pre
 from fl_core.errors import ObjectCorrupt, ObjectMissing, RoundClosed, StoreError
 from flows.gateway.bodies import Bodies, ObjectAnswer, announced
 from flows.gateway.copies import Copies
+from flows.gateway.kept import Kept
 from flows.gateway.limits import MAX_DOCUMENT_BYTES, AtOnce, Buckets
 from flows.gateway.open_rounds import OpenRounds
 from flows.gateway.waiting import Watcher
@@ -34,6 +35,7 @@ MAX_KEYS = 2
 MAX_COPY_BYTES = 1 << 20
 _MAX_PAYLOAD_BYTES = 1 << 36
 _READS_AT_ONCE = 8
+_CLOSED = 409
 _ROOTS = ("campaigns/", "rosters/", "ledger/clients/")
 # Below one campaign, nothing of others has to be passed over.
 _DEEP = 2
@@ -76,17 +78,22 @@ class StoreDoor:
     def __init__(self, parts: StoreParts) -> None:
         self._parts = parts
         self._reads = asyncio.Semaphore(_READS_AT_ONCE)
+        self._kept = Kept()
 
     async def get(self, request: Request) -> Any:
         """Answer with an object that the site may read."""
         key = _key(request)
         await self._require_readable([key], site=request.state.site)
-        n_bytes = await self._found(self._parts.store.size, key)
+        kept = self._kept.get(key)
+        n_bytes = len(kept[0]) if kept else await self._found(self._parts.store.size, key)
 
         async def read() -> tuple[bytes, str]:
+            if kept:
+                return kept
             async with self._reads:
                 found: tuple[bytes, str] = await self._found(self._hashed, key, n_bytes)
-                return found
+            self._kept.keep(key, found)
+            return found
 
         return ObjectAnswer(
             read, n_bytes=n_bytes, site=request.state.site, bodies=self._parts.bodies
@@ -108,10 +115,11 @@ class StoreDoor:
         kind = writable_kind(key, site=site)
         if kind is None:
             raise _not_yours()
-        announced(request, max_bytes=_LONGEST[kind])
-        if await _asked(exists, self._parts.store, key):
-            raise HTTPException(412, "this object was written before; nothing is replaced")
-        limit = await self._limit(key, kind, site)
+        length = announced(request, max_bytes=_LONGEST[kind])
+        # Writing says the same; a short body is read for nothing sooner than the store asked twice.
+        if kind == "copy" or length > MAX_DOCUMENT_BYTES:
+            await self._require_new(key)
+        limit = await self._limit_of_new(key, kind, site)
         began = time.monotonic()
         async with self._parts.bodies.read(request, max_bytes=limit) as data:
             if time.monotonic() - began > 1:
@@ -123,7 +131,7 @@ class StoreDoor:
                 self._parts.copy_bytes.spend(site, len(data))
             written = await _asked(self._parts.store.put_once, key, data)
         if not written:
-            raise HTTPException(412, "this object was written before; nothing is replaced")
+            raise _written_before()
         if kind == "copy":
             self._parts.sound.written(key)
         return Response(status_code=201)
@@ -177,6 +185,19 @@ class StoreDoor:
     def _concerning(self, found: list[str], site: str) -> list[str]:
         return [key for key in found if self._parts.rounds.concerns(key, site=site)]
 
+    async def _require_new(self, key: str) -> None:
+        if await _asked(exists, self._parts.store, key):
+            raise _written_before()
+
+    async def _limit_of_new(self, key: str, kind: Kind, site: str) -> int:
+        try:
+            return await self._limit(key, kind, site)
+        except HTTPException as refused:
+            # Whoever sends an answer again learns that it is there, also when the round is over.
+            if refused.status_code == _CLOSED:
+                await self._require_new(key)
+            raise
+
     async def _limit(self, key: str, kind: Kind, site: str, *, is_counted: bool = True) -> int:
         of = round_of_update(key)
         if of is None:
@@ -188,7 +209,7 @@ class StoreDoor:
                 lambda: self._parts.rounds.longest_payload(of[0], of[1], site=site)
             )
         except RoundClosed as error:
-            raise HTTPException(409, str(error)) from None
+            raise HTTPException(_CLOSED, str(error)) from None
         except StoreError as error:
             raise _unavailable(error) from error
         return payload if kind == "payload" else MAX_DOCUMENT_BYTES
@@ -223,6 +244,10 @@ async def _asked(ask: Callable[..., Any], *arguments: Any) -> Any:
 def _unavailable(error: StoreError) -> HTTPException:
     log.warning("store does not answer error=%s", error)
     return HTTPException(503, "the store does not answer; try again", {"Retry-After": "2"})
+
+
+def _written_before() -> HTTPException:
+    return HTTPException(412, "this object was written before; nothing is replaced")
 
 
 def _not_yours() -> HTTPException:
