@@ -26,6 +26,7 @@ from fl_core.artifacts.local import LocalStore
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.privacy.events import dpsgd_event
 from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.ledger_documents import LedgerEntry
 from fl_core.privacy.ledger_entries import ChainReader
 from fl_core.privacy.witness import WitnessedStore, publish
 from fl_core.updates.records import EventRecord
@@ -65,7 +66,8 @@ class LongLedger:
         began, began_processor = time.perf_counter(), time.process_time()
         # A site opens its ledger afresh in every round, with what its process has checked before.
         ledger = Ledger(self.store, dataset="d", unit="row", key=self.key, reader=self.reader)
-        publish(ledger, [self.witness], owner="site")
+        held: dict[int, LedgerEntry] = {}
+        publish(ledger, [self.witness], owner="site", held=held)
         reserve = ledger.reserve(
             campaign_digest=DIGEST,
             round_number=round_number,
@@ -73,9 +75,9 @@ class LongLedger:
             event=event,
             require=lambda _: None,
         )
-        publish(ledger, [self.witness], owner="site", is_followed=True)
+        publish(ledger, [self.witness], owner="site", held=held)
         ledger.commit(reserve)
-        publish(ledger, [self.witness], owner="site", is_followed=True)
+        publish(ledger, [self.witness], owner="site", held=held)
         self.charges_s.append(time.perf_counter() - began)
         self.processor_s.append(time.process_time() - began_processor)
 

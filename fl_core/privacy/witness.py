@@ -9,7 +9,6 @@ is unsigned, unreadable or lower than the ledger does not count, so nobody can b
 old key counts after a change of keys too: a folder from before the change may have written on.
 """
 
-import bisect
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from fl_core.privacy.ledger import Ledger
 from fl_core.privacy.ledger_documents import MAX_ENTRY_BYTES, LostNumbers
 from fl_core.privacy.ledger_entries import Chain, LedgerEntry
 from fl_core.privacy.ledger_keys import is_of_keys, keys_before
+from fl_core.privacy.witness_copies import Copies, ReadOnce
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def publish(
     witnesses: Sequence[WitnessedStore],
     *,
     owner: str,
-    is_followed: bool = False,
+    held: dict[int, LedgerEntry] | None = None,
 ) -> tuple[str, ...]:
     """Bring the ledger's entries, the last included, to its witnesses.
 
@@ -93,8 +93,10 @@ def publish(
         ledger: The ledger, with the charge already durable on it.
         witnesses: Who keeps copies.
         owner: Site whose ledger it is.
-        is_followed: All of the witnesses was looked at a moment ago; only what stands next to the
-            ledger's last entry is looked at now, so that a charge costs the same on a long ledger.
+        held: The last entry that each of the witnesses, by its place, was found to hold a moment
+            ago; brought up to date. Of a witness that is in it, and whose entry the ledger still
+            has, only what stands next to the ledger's last entry is looked at, so that a charge
+            costs the same on a long ledger. None looks at all of them whole.
 
     Returns:
         Names of the witnesses that hold the last entry now.
@@ -107,16 +109,20 @@ def publish(
     prefix = keys.witness(owner, ledger.dataset, ledger.unit)
     chain = ledger.chain()
     acknowledged: list[WitnessedStore] = []
+    known = {} if held is None else held
     hint = ""
-    for each in witnesses:
-        witness = replace(each, store=_ReadOnce(each.store))
+    for place, each in enumerate(witnesses):
+        witness = replace(each, store=ReadOnce(each.store))
+        # Taken out, so that a witness that does not get to the end is looked at whole again.
+        last = known.pop(place, None)
         try:
-            held = _Copies(witness.store, prefix, is_followed=is_followed)
-            is_current = _bring(ledger, chain, witness, held=held)
+            copies = Copies(witness.store, prefix, last=last if _has(chain, last) else None)
+            is_current = _bring(ledger, chain, witness, held=copies)
         except StoreError as error:
             log.warning("witness away name=%s why=%s", witness.name, error)
             continue
         if is_current:
+            known[place] = chain.entries[-1]
             acknowledged.append(witness)
         else:
             hint = BEHIND
@@ -131,60 +137,14 @@ def publish(
     return tuple(witness.name for witness in acknowledged)
 
 
-class _ReadOnce:
-    """A witness as one look sees it: a copy never changes, so it is fetched once."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-        self._seen: dict[str, bytes] = {}
-
-    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
-        if key not in self._seen:
-            self._seen[key] = self._store.get(key, max_bytes=max_bytes)
-        return self._seen[key]
-
-    def put_once(self, key: str, data: bytes) -> bool:
-        return self._store.put_once(key, data)
-
-    def list(self, prefix: str) -> list[str]:
-        return self._store.list(prefix)
-
-    def discard(self, key: str) -> None:
-        self._store.discard(key)
+def _has(chain: Chain, last: LedgerEntry | None) -> bool:
+    """Say whether a ledger still has an entry; looked for from its end, where it stands."""
+    if last is None:
+        return False
+    return next((e for e in reversed(chain.entries) if e.seq <= last.seq), None) == last
 
 
-class _Copies:
-    """What stands at a witness, by one listing or by looking at single places."""
-
-    def __init__(self, store: ObjectStore, prefix: str, *, is_followed: bool) -> None:
-        self.prefix = prefix
-        self._store = store
-        self._listed = None if is_followed else store.list(prefix)
-        self._held = frozenset(self._listed or ())
-
-    def has(self, seq: int) -> bool:
-        key = keys.witnessed_entry(self.prefix, seq)
-        if self._listed is not None:
-            return key in self._held
-        try:
-            self._store.get(key, max_bytes=MAX_ENTRY_BYTES)
-        except ObjectMissing:
-            return False
-        except ObjectCorrupt:
-            return True
-        return True
-
-    def above(self, seq: int) -> list[int]:
-        """Return what stands above ``seq``; without a listing, whether the next one does."""
-        if self._listed is None:
-            return [seq + 1] if self.has(seq + 1) else []
-        # Keys sort as their numbers do, so what is above stands at the end.
-        end = bisect.bisect_right(self._listed, keys.witnessed_entry(self.prefix, seq))
-        numbers = (keys.witnessed_seq(self.prefix, key) for key in self._listed[end:])
-        return [number for number in numbers if number is not None]
-
-
-def _bring(ledger: Ledger, chain: Chain, witness: WitnessedStore, *, held: _Copies) -> bool:
+def _bring(ledger: Ledger, chain: Chain, witness: WitnessedStore, *, held: Copies) -> bool:
     """Push what the witness lacks, lowest first; say whether it holds the last entry."""
     prefix, entries = held.prefix, chain.entries
     above = held.above(entries[-1].seq)
@@ -192,7 +152,8 @@ def _bring(ledger: Ledger, chain: Chain, witness: WitnessedStore, *, held: _Copi
     lacking: list[LedgerEntry] = []
     for entry in reversed(entries):
         if held.has(entry.seq):
-            if not _holds(ledger, witness, entry, prefix=prefix, chain=chain):
+            is_certain = entry == held.last
+            if not is_certain and not _holds(ledger, witness, entry, prefix=prefix, chain=chain):
                 return False
             break
         lacking.append(entry)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from fl_core.artifacts.store import ObjectStore
 from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.ledger_documents import LedgerEntry
 from fl_core.privacy.policy_documents import SitePolicy
 from fl_core.privacy.randomness import NoiseStream, SecureStream
 from fl_core.privacy.witness import WitnessedStore
@@ -47,6 +48,8 @@ class Site:
         streams: Makes the stream of the noise on one whole update; only a simulation has others.
         read_outs: Where the site keeps what noise did to its rounds; None keeps nothing.
         decisions: What the site's operator decided; None where nobody can.
+        witnessed: By unit, what each witness was found to hold in this round (``publish``); None
+            outside a round.
     """
 
     name: str
@@ -61,3 +64,4 @@ class Site:
     streams: Callable[[], NoiseStream] = SecureStream
     read_outs: ObjectStore | None = None
     decisions: ObjectStore | None = None
+    witnessed: dict[str, dict[int, LedgerEntry]] | None = None

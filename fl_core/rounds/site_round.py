@@ -76,9 +76,10 @@ def client_round(
         LedgerCorrupt: The ledger does not hold, or an update in the outbox has no charge on it.
     """
     require_own_plan(site, assembly, plan)
+    # Witnesses are looked at whole once, at the round's first question to them.
+    site = replace(site, witnessed={})
     prefix = exchange_prefix(site, assembly, plan)
     committed = site.outbox.committed(prefix)
-    is_new = committed is None
     try:
         if committed is None:
             why = _stopped(site, assembly, plan, files=None)
@@ -100,7 +101,7 @@ def client_round(
         return _in_time(site, plan, why)
     # After the outbox: what is committed there can be sent again, what is only noted here cannot.
     commit_round(site, assembly, plan)
-    witness_ledgers(site, is_followed=is_new)
+    witness_ledgers(site)
     note(site, assembly, plan, "sending")
     upload_files(assembly, store, plan, site=site.name, files=committed)
     note_after(site, assembly, plan, "uploaded")
@@ -174,7 +175,7 @@ def _make_update(
     _require_time_left(site, assembly, plan)
     reserves = _reserve(site, assembly, plan, plan_sha256)
     require_outbox_kept(site, assembly, plan.round)
-    witness_ledgers(site, is_followed=True)
+    witness_ledgers(site)
     _require_wanted(site, assembly, plan)
     _require_time_left(site, assembly, plan)
     try:

@@ -32,11 +32,11 @@ def require_witnesses(site: Site, campaign: Campaign) -> None:
         require_enough_witnesses([witness.is_own for witness in site.witnesses])
 
 
-def witness_ledgers(site: Site, *, is_followed: bool = False) -> None:
+def witness_ledgers(site: Site) -> None:
     """Bring all entries of the site's ledgers to the witnesses.
 
     A site without a witness of its own takes part in campaigns without a guarantee only; there is
-    nothing to hold for them. ``is_followed``: they were asked about everything a moment ago.
+    nothing to hold for them.
 
     Raises:
         LedgerCorrupt: A witness shows that a ledger was rolled back or forked.
@@ -44,7 +44,8 @@ def witness_ledgers(site: Site, *, is_followed: bool = False) -> None:
     """
     if any(witness.is_own for witness in site.witnesses):
         for ledger in ledgers_of(site):
-            publish(ledger, site.witnesses, owner=site.name, is_followed=is_followed)
+            held = None if site.witnessed is None else site.witnessed.setdefault(ledger.unit, {})
+            publish(ledger, site.witnesses, owner=site.name, held=held)
 
 
 def require_outbox_kept(site: Site, assembly: Assembly, round_number: int) -> None:

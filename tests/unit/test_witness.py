@@ -4,11 +4,12 @@ import pytest
 from worlds import NOW
 
 from fl_core.artifacts import keys
-from fl_core.artifacts.documents import to_bytes
+from fl_core.artifacts.documents import from_bytes, to_bytes
 from fl_core.artifacts.memory import MemoryStore
 from fl_core.errors import LedgerCorrupt, PolicyRefused, StoreUnavailable, WitnessUnavailable
 from fl_core.privacy.events import dpsgd_event
 from fl_core.privacy.ledger import Ledger
+from fl_core.privacy.ledger_documents import LedgerEntry
 from fl_core.privacy.witness import (
     MAX_PUSHED,
     MAX_USELESS,
@@ -101,18 +102,17 @@ def test_acknowledgement_by_the_coordinator_alone_is_not_enough(witnesses, named
     assert caught.value.retryable
 
 
-@pytest.mark.parametrize(("is_followed", "calls"), [(False, 4), (True, 6)])
-def test_a_round_asks_a_witness_the_same_however_long_the_ledger_is(is_followed, calls):
+@pytest.mark.parametrize(("held", "calls"), [(None, 4), ({}, 3)], ids=["whole", "followed"])
+def test_a_round_asks_a_witness_the_same_however_long_the_ledger_is(held, calls):
     ledger, witness = new_ledger(), CountingStore()
     counts = []
     for number in range(1, 121):
         charge(ledger, number)
         witness.calls = 0
-        publish(ledger, [own(witness)], owner="north", is_followed=is_followed)
+        publish(ledger, [own(witness)], owner="north", held=held)
         counts.append(witness.calls)
 
-    # Two new entries, and either a listing and the one before them, or a look at four places of
-    # which the last is that one.
+    # Two new entries, and either a listing and the one before them, or a look at the place above.
     assert set(counts[1:]) == {calls}
 
 
@@ -130,7 +130,37 @@ def test_followed_witness_shows_a_rollback_by_the_next_entry():
     shorter, witness = set_back_to_genesis()
 
     with pytest.raises(LedgerCorrupt, match="holds entry 2"):
-        publish(shorter, [own(witness)], owner="north", is_followed=True)
+        publish(shorter, [own(witness)], owner="north", held={0: shorter.entries()[-1]})
+
+
+def test_followed_ledger_that_has_lost_what_a_witness_held_is_looked_at_whole():
+    shorter, witness = set_back_to_genesis()
+    lost = from_bytes(LedgerEntry, witness.get(keys.witnessed_entry(PREFIX, 3)), what="a copy")
+    charge(shorter, 2)
+
+    with pytest.raises(LedgerCorrupt, match="two different entries 3"):
+        publish(shorter, [own(witness)], owner="north", held={0: lost})
+
+
+def test_witness_that_goes_away_is_looked_at_whole_when_it_is_back():
+    class Leaving(MemoryStore):
+        is_away = False
+
+        def get(self, key, *, max_bytes=None):
+            if self.is_away:
+                raise StoreUnavailable(f"no route to {key}")
+            return super().get(key, max_bytes=max_bytes)
+
+    ledger, witness = new_ledger(), Leaving()
+    held: dict[int, LedgerEntry] = {}
+    publish(ledger, [own(witness)], owner="north", held=held)
+    charge(ledger, 1)
+    witness.is_away = True
+
+    with pytest.raises(WitnessUnavailable):
+        publish(ledger, [own(witness)], owner="north", held=held)
+
+    assert held == {}
 
 
 def test_new_witness_catches_up_in_bounded_steps_and_counts_once_it_has():
