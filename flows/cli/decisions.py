@@ -53,7 +53,7 @@ def site_outbox(
         console_err.print(f"written: {page}", markup=False)
     else:
         for table in outbox_tables(view):
-            console_err.print(table)
+            console_err.print(table, crop=False)
     if json_output:
         print_json({"outbox": view.model_dump(mode="json")})
 

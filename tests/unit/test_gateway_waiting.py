@@ -17,12 +17,12 @@ class AskedStore(MemoryStore):
         self.asked = Counter()
         self.failures = 0
 
-    def list(self, prefix):
-        self.asked[prefix] += 1
+    def size(self, key):
+        self.asked[key] += 1
         if self.failures:
             self.failures -= 1
             raise StoreUnavailable("away")
-        return super().list(prefix)
+        return super().size(key)
 
 
 def watched(store, *waiting):
@@ -93,15 +93,15 @@ def test_key_that_nobody_writes_is_looked_for_less_and_less_often():
 
 
 class HangingStore(MemoryStore):
-    """A store whose listings do not come back before they are let go."""
+    """A store whose answers do not come back before they are let go."""
 
     def __init__(self):
         super().__init__()
         self.let_go = threading.Event()
 
-    def list(self, prefix):
+    def size(self, key):
         self.let_go.wait()
-        return super().list(prefix)
+        return super().size(key)
 
 
 def test_absent_keys_take_no_thread_from_other_requests():

@@ -17,6 +17,7 @@ from fl_core.artifacts.documents import sha256_hex
 from fl_core.campaign.specs import CohortRule
 from fl_core.errors import CampaignError
 from flows.cli.main import app
+from flows.cli.output import console_err
 from tasks import site_decisions
 from tasks.outbox_page import to_page
 from tasks.outbox_view import read_outbox
@@ -110,6 +111,8 @@ def test_commands_that_are_shown_hold_in_any_folder(tmp_path, monkeypatch):
     wait_for("held", site)
     pause(site.home, why="backup")
     monkeypatch.chdir(tmp_path / "our site's")
+    # A terminal in which no such command fits in a line.
+    monkeypatch.setattr(console_err, "width", 80)
     told = fedloom("site", "outbox", "--home", "site").stderr
     page = unescape(to_page(shown(site), made=datetime.now(UTC)))
     commands = re.findall(r"fedloom (site (?:resume|approve) .+?/site')", told)
