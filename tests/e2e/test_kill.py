@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -181,24 +182,27 @@ def test_prefect_server_killed_mid_round_costs_nothing(federation):
 def test_campaign_submitted_twice_from_the_form_is_released_once(federation):
     file = federation.write_campaign("twice-from-form", quorum=2)
     digest = federation.approve(file)
+
+    both = submitted_twice(federation, file)
+
+    assert [run["state_type"] for run in both] == ["COMPLETED", "COMPLETED"]
+    assert max(run["start_time"] for run in both) < min(run["end_time"] for run in both)
+    require_finished_once(federation, "twice-from-form", digest)
+
+
+def submitted_twice(federation: Federation, file: Path) -> list[dict[str, Any]]:
+    """Submit one campaign twice from Prefect's form; return both runs when they are over."""
     found = federation.prefect("/deployments/filter", {})
     (deployment,) = [d for d in found if d["name"] == "run-campaign"]
     form = {"parameters": {"campaign": file.read_text()}, "state": {"type": "SCHEDULED"}}
-
-    submitted = [
-        federation.prefect(f"/deployments/{deployment['id']}/create_flow_run", form)["id"]
-        for _ in range(2)
-    ]
+    address = f"/deployments/{deployment['id']}/create_flow_run"
+    submitted = [federation.prefect(address, form)["id"] for _ in range(2)]
     wait_until(
         lambda: all(run_of(federation, each)["state_type"] not in OPEN for each in submitted),
         what="both runs end",
         timeout_s=300,
     )
-
-    both = [run_of(federation, each) for each in submitted]
-    assert [run["state_type"] for run in both] == ["COMPLETED", "COMPLETED"]
-    assert max(run["start_time"] for run in both) < min(run["end_time"] for run in both)
-    require_finished_once(federation, "twice-from-form", digest)
+    return [run_of(federation, each) for each in submitted]
 
 
 def run_of(federation: Federation, run_id: str) -> dict[str, Any]:

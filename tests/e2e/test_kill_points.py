@@ -24,8 +24,8 @@ from flows.local_workers import (
 from flows.processes import stop
 from tasks.outgoing import read_outgoing
 from tests.e2e.dying import Death, environment_of
-from tests.e2e.federation import SITES, Federation, wait_until
-from tests.e2e.test_kill import OPEN, require_finished_once, run_of
+from tests.e2e.federation import SITES, Federation
+from tests.e2e.test_kill import require_finished_once, submitted_twice
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -222,22 +222,10 @@ def require_died_there(
 def test_of_two_coordinators_one_is_killed_and_the_other_finishes(federation, tmp_path):
     file = federation.write_campaign("one-of-two-killed", local_steps=1, quorum=2)
     digest = federation.approve(file)
-    found = federation.prefect("/deployments/filter", {})
-    (deployment,) = [d for d in found if d["name"] == "run-campaign"]
-    form = {"parameters": {"campaign": file.read_text()}, "state": {"type": "SCHEDULED"}}
 
     with dying_coordinator(federation, [Death("aggregated", 1)], tmp_path):
-        submitted = [
-            federation.prefect(f"/deployments/{deployment['id']}/create_flow_run", form)["id"]
-            for _ in range(2)
-        ]
-        wait_until(
-            lambda: all(run_of(federation, each)["state_type"] not in OPEN for each in submitted),
-            what="both runs end",
-            timeout_s=300,
-        )
+        both = submitted_twice(federation, file)
 
-    both = [run_of(federation, each) for each in submitted]
     assert sorted(run["state_type"] for run in both) == ["COMPLETED", "CRASHED"]
     assert max(run["start_time"] for run in both) < min(run["end_time"] for run in both)
     require_finished_once(federation, "one-of-two-killed", digest)

@@ -1,6 +1,9 @@
 """A real Prefect server at which a federation is registered."""
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,3 +27,16 @@ def registered_api(folder: Path, *, sites: Sequence[str]) -> Iterator[SyncPrefec
                 yield made
         finally:
             stop(server)
+
+
+def command(*words: str, client: SyncPrefectClient, store: Path) -> subprocess.CompletedProcess:
+    """Run `fedloom ...` with this server and a store in a folder."""
+    env = os.environ | {"PREFECT_API_URL": str(client.api_url), "FEDLOOM_STORE": store.as_uri()}
+    return subprocess.run(
+        [f"{sys.prefix}/bin/fedloom", *words],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )

@@ -1,8 +1,5 @@
 """The pool of campaigns at a real server: how many at one time, and as Jobs of a cluster."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,26 +7,18 @@ import httpx
 import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from registered_api import command, registered_api
 
 from flows import registration
-from flows.processes import ended_with_this_process, stop
 from flows.schedules import Schedule, read_schedules, remove_schedule, write_schedule
-from flows.servers import start_prefect
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncPrefectClient]:
-    with ended_with_this_process():
-        process = start_prefect(tmp_path_factory.mktemp("prefect"))
-        url = f"{process.url}/api"
-        try:
-            with temporary_settings({PREFECT_API_URL: url}), SyncPrefectClient(url) as made:
-                yield made
-        finally:
-            stop(process)
+    with registered_api(tmp_path_factory.mktemp("prefect"), sites=["north"]) as made:
+        yield made
 
 
 @pytest.fixture
@@ -44,18 +33,6 @@ def client(server: SyncPrefectClient) -> Iterator[SyncPrefectClient]:
 
 def remove_pool(client: SyncPrefectClient) -> None:
     client.delete_work_pool("coordinator")
-
-
-def command(*words: str, client: SyncPrefectClient, store: Path) -> subprocess.CompletedProcess:
-    env = os.environ | {"PREFECT_API_URL": str(client.api_url), "FEDLOOM_STORE": store.as_uri()}
-    return subprocess.run(
-        [f"{sys.prefix}/bin/fedloom", *words],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
 
 
 def test_campaigns_at_one_time_are_four_at_first_and_then_as_they_were_stated(client, tmp_path):

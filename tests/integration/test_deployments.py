@@ -17,8 +17,8 @@ import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import BlockDocumentCreate
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Running
+from registered_api import command, registered_api
 
 from fl_core.errors import CampaignError
 from flows import registration
@@ -27,7 +27,7 @@ from flows.deployment_secrets import write_secrets
 from flows.postgres import Database, start_postgres
 from flows.processes import Command, ended_with_this_process, free_port, spawn, stop, wait_healthy
 from flows.schedules import Schedule, read_schedules, remove_schedule, write_schedule
-from flows.servers import MLFLOW_ENV, start_prefect
+from flows.servers import MLFLOW_ENV
 
 ROOT = Path(__file__).parents[2]
 NOTIFICATION = "send-notification"
@@ -36,27 +36,8 @@ DEFAULTS = Watches(silent_s=600, stuck_s=86_400, notify="")
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncPrefectClient]:
-    with ended_with_this_process():
-        server = start_prefect(tmp_path_factory.mktemp("prefect"))
-        url = f"{server.url}/api"
-        try:
-            with temporary_settings({PREFECT_API_URL: url}), SyncPrefectClient(url) as made:
-                registration.register(sites=["north"])
-                yield made
-        finally:
-            stop(server)
-
-
-def command(*words: str, client: SyncPrefectClient, store: Path) -> subprocess.CompletedProcess:
-    env = os.environ | {"PREFECT_API_URL": str(client.api_url), "FEDLOOM_STORE": store.as_uri()}
-    return subprocess.run(
-        [f"{sys.prefix}/bin/fedloom", *words],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    with registered_api(tmp_path_factory.mktemp("prefect"), sites=["north"]) as made:
+        yield made
 
 
 def test_register_makes_pools_deployments_and_automations_and_may_be_repeated(client, tmp_path):

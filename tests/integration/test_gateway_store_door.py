@@ -161,6 +161,20 @@ def test_round_that_is_collected_takes_no_more(gateway):
     assert not exists(gateway.store, keys.manifest(campaign.id, 1, "north"))
 
 
+def test_answer_that_is_sent_again_after_its_round_is_said_to_be_there(gateway):
+    campaign = gateway.campaign()
+    key = keys.declined(campaign.id, 1, "north")
+    missing = dict.fromkeys(campaign.plan().cohort, SiteAnswer(status="missing"))
+    collected = Collected(round=1, answers=missing, has_quorum=False)
+
+    with gateway.client("north") as client:
+        first = put(client, key, b"{}")
+        gateway.store.put_once(keys.collected(campaign.id, 1), to_bytes(collected))
+        again = put(client, key, b"{}")
+
+    assert (first.status_code, again.status_code) == (201, 412)
+
+
 def test_round_past_its_deadline_takes_no_more(gateway):
     campaign = gateway.campaign(cohort={"deadline_s": 1})
     deadline = campaign.plan().deadline.timestamp()
