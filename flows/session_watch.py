@@ -121,23 +121,6 @@ class SessionWatch:
         return _words(earlier[-1]) if earlier else _WORDS["SCHEDULED"]
 
 
-def ensure_sessions(campaign_id: str, *, sites: Sequence[str], run: str) -> None:
-    """Have one live session per site, and start those that are missing or were lost.
-
-    A lost session is started again at once; one that keeps ending is started after pauses that
-    double up to a minute.
-
-    Args:
-        campaign_id: The campaign.
-        sites: Sites that should have a session.
-        run: The campaign run that the sessions serve.
-
-    Raises:
-        ServerFailed: The API does not answer, or a site has no deployment.
-    """
-    SessionWatch(campaign_id, sites=sites, run=run)()
-
-
 def settle_sessions(campaign_id: str, *, run: str, is_patient: bool) -> None:
     """Close the sessions that nobody runs any more, when a campaign run ends.
 

@@ -31,23 +31,6 @@ FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 
 
 @dataclass(frozen=True, slots=True)
-class SessionState:
-    """The session run of a site that lives, or else the latest one.
-
-    Attributes:
-        run_id: Id of the flow run.
-        state_type: Prefect's state type, such as ``RUNNING``.
-        run: The campaign run it belongs to.
-        attempts: Session runs of this campaign at this site so far.
-    """
-
-    run_id: str
-    state_type: str
-    run: str
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)
 class Request:
     """A run to start: of which deployment, under which idempotency key."""
 
@@ -56,23 +39,6 @@ class Request:
     key: str
     tags: list[str]
     name: str | None = None
-
-
-def session_runs(campaign_id: str) -> dict[str, SessionState]:
-    """Return a session run per site that ever had one for this campaign."""
-    with api() as client:
-        by_site = sessions_by_site(client, campaign_id)
-    found = {}
-    for site, runs in by_site.items():
-        live = [flow_run for flow_run in runs if state_type(flow_run) not in FINAL]
-        chosen = [*runs, *live][-1]
-        found[site] = SessionState(
-            run_id=str(chosen.id),
-            state_type=state_type(chosen),
-            run=str(chosen.parameters.get("run", "")),
-            attempts=len(runs),
-        )
-    return found
 
 
 def runs_to_stop(campaign_id: str, *, run: str, is_over: bool) -> list[str]:

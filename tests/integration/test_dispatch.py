@@ -26,9 +26,10 @@ from prefect.settings import (
 )
 from prefect.states import Cancelling, Completed, Crashed, Pending, Running
 from registered_api import registered_api
+from session_states import ensure_sessions, session_runs
 
 from fl_core.errors import ServerFailed
-from flows import dispatch, registration, session_watch, sessions
+from flows import dispatch, registration, sessions
 from flows.processes import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -171,13 +172,13 @@ def test_prefect_yaml_states_what_register_makes(client: SyncPrefectClient, tmp_
 
 
 def test_every_site_gets_one_session_however_often_it_is_asked(client: SyncPrefectClient) -> None:
-    session_watch.ensure_sessions("often", sites=SITES, run="r1")
-    first = sessions.session_runs("often")
+    ensure_sessions("often", sites=SITES, run="r1")
+    first = session_runs("often")
     _set(client, first["north"].run_id, Pending(), Running())
 
-    session_watch.ensure_sessions("often", sites=SITES, run="r1")
+    ensure_sessions("often", sites=SITES, run="r1")
 
-    again = sessions.session_runs("often")
+    again = session_runs("often")
     assert {site: s.run_id for site, s in again.items()} == {
         site: s.run_id for site, s in first.items()
     }
@@ -194,7 +195,7 @@ def test_every_site_gets_one_session_however_often_it_is_asked(client: SyncPrefe
 def test_coordinators_that_race_start_one_session(client: SyncPrefectClient) -> None:
     def ask(_: int) -> None:
         with temporary_settings({PREFECT_API_URL: str(client.api_url)}):
-            session_watch.ensure_sessions("race", sites=("north",), run="r1")
+            ensure_sessions("race", sites=("north",), run="r1")
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(ask, range(4)))
@@ -205,51 +206,51 @@ def test_coordinators_that_race_start_one_session(client: SyncPrefectClient) -> 
 def test_lost_session_is_started_again_at_once_and_then_after_pauses(
     client: SyncPrefectClient,
 ) -> None:
-    session_watch.ensure_sessions("lost", sites=("north",), run="r1")
-    first = sessions.session_runs("lost")["north"].run_id
+    ensure_sessions("lost", sites=("north",), run="r1")
+    first = session_runs("lost")["north"].run_id
     _set(client, first, Pending(), Running(), Crashed())
 
-    session_watch.ensure_sessions("lost", sites=("north",), run="r1")
-    second = sessions.session_runs("lost")["north"].run_id
+    ensure_sessions("lost", sites=("north",), run="r1")
+    second = session_runs("lost")["north"].run_id
     _set(client, second, Pending(), Running(), Crashed())
-    session_watch.ensure_sessions("lost", sites=("north",), run="r1")
+    ensure_sessions("lost", sites=("north",), run="r1")
 
-    latest = sessions.session_runs("lost")["north"]
+    latest = session_runs("lost")["north"]
     assert second != first
     assert (latest.run_id, latest.attempts) == (second, 2)
 
 
 def test_next_campaign_run_gets_a_session_of_its_own_at_once(client: SyncPrefectClient) -> None:
     for run in ("r1", "r2", "r3"):
-        session_watch.ensure_sessions("resumed", sites=("north",), run=run)
+        ensure_sessions("resumed", sites=("north",), run=run)
         _set(
             client,
-            sessions.session_runs("resumed")["north"].run_id,
+            session_runs("resumed")["north"].run_id,
             Pending(),
             Running(),
             Completed(),
         )
 
-    latest = sessions.session_runs("resumed")["north"]
+    latest = session_runs("resumed")["north"]
     assert (latest.run, latest.attempts) == ("r3", 3)
 
 
 def test_cancelling_ends_what_waits_and_asks_what_runs(client: SyncPrefectClient) -> None:
-    session_watch.ensure_sessions("cancel", sites=SITES, run="r1")
-    _set(client, sessions.session_runs("cancel")["north"].run_id, Pending(), Running())
+    ensure_sessions("cancel", sites=SITES, run="r1")
+    _set(client, session_runs("cancel")["north"].run_id, Pending(), Running())
 
     assert dispatch.cancel_sessions("cancel", runs=["other"]) == 0
     assert dispatch.cancel_sessions("cancel") == 2
 
-    states = {site: s.state_type for site, s in sessions.session_runs("cancel").items()}
+    states = {site: s.state_type for site, s in session_runs("cancel").items()}
     assert states == {"north": "CANCELLING", "south": "CANCELLED"}
 
 
 def test_session_that_nobody_stops_is_cancelled_after_a_grace(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session_watch.ensure_sessions("grace", sites=("north",), run="r1")
-    run_id = sessions.session_runs("grace")["north"].run_id
+    ensure_sessions("grace", sites=("north",), run="r1")
+    run_id = session_runs("grace")["north"].run_id
     _set(client, run_id, Pending(), Running(), Cancelling())
     dispatch.cancel_sessions("grace")
     assert dispatch.run_state(run_id).state_type == "CANCELLING"
@@ -310,8 +311,8 @@ def test_result_that_a_site_names_is_never_read(client: SyncPrefectClient, tmp_p
     )
     record = ResultRecord(result=_Payload(planted), metadata=metadata)
     (tmp_path / "evil").write_bytes(record.serialize())
-    session_watch.ensure_sessions("hostile", sites=("north",), run="r1")
-    run_id = sessions.session_runs("hostile")["north"].run_id
+    ensure_sessions("hostile", sites=("north",), run="r1")
+    run_id = session_runs("hostile")["north"].run_id
     _set(client, run_id, Pending(), Running())
     state = {"type": "COMPLETED", "data": metadata.model_dump(mode="json")}
     httpx.post(
@@ -319,9 +320,9 @@ def test_result_that_a_site_names_is_never_read(client: SyncPrefectClient, tmp_p
     ).raise_for_status()
 
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path}):
-        session_watch.ensure_sessions("hostile", sites=("north",), run="r1")
+        ensure_sessions("hostile", sites=("north",), run="r1")
         states = (dispatch.wait_final(run_id, timeout_s=1), dispatch.run_state(run_id).state_type)
-        sessions.session_runs("hostile")
+        session_runs("hostile")
         dispatch.cancel_sessions("hostile")
         assert states == ("COMPLETED", "COMPLETED")
         assert not planted.exists()
@@ -333,7 +334,7 @@ def test_result_that_a_site_names_is_never_read(client: SyncPrefectClient, tmp_p
 
 def test_unregistered_site_is_one_clear_error(client: SyncPrefectClient) -> None:
     with pytest.raises(ServerFailed, match="expected it to be registered; enrol the site"):
-        session_watch.ensure_sessions("unknown", sites=("nowhere",), run="r1")
+        ensure_sessions("unknown", sites=("nowhere",), run="r1")
 
 
 def test_absent_server_is_one_clear_error() -> None:
@@ -343,4 +344,4 @@ def test_absent_server_is_one_clear_error() -> None:
         temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}),
         pytest.raises(ServerFailed, match="no prefect server answers at"),
     ):
-        sessions.session_runs("any")
+        session_runs("any")

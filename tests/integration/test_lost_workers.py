@@ -10,10 +10,11 @@ from uuid import UUID
 import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from session_states import session_runs
 from worker_stack import Stack, Worker, is_alive, wait_for
 
 from fl_core.errors import ServerFailed
-from flows import dispatch, registration, sessions
+from flows import dispatch, registration
 from flows.processes import ended_with_this_process, stop
 from flows.servers import start_prefect
 from flows.session_watch import SessionWatch
@@ -49,7 +50,7 @@ def test_session_of_a_host_that_is_gone_is_closed_and_waits_for_the_worker_to_co
     first = stack.start_worker("site-north", **CHOICES)
     watch = SessionWatch("gone", sites=("north",), run="r1")
     watch()
-    lost = sessions.session_runs("gone")["north"].run_id
+    lost = session_runs("gone")["north"].run_id
     wait_for(lambda: dispatch.run_state(lost).state_type == "RUNNING", what="the session runs")
     assert watch() == {"north": "session runs"}
 
@@ -61,7 +62,7 @@ def test_session_of_a_host_that_is_gone_is_closed_and_waits_for_the_worker_to_co
         return dispatch.run_state(lost).is_final
 
     wait_for(is_closed, what="the session is closed")
-    waiting = sessions.session_runs("gone")["north"]
+    waiting = session_runs("gone")["north"]
     stack.start_worker("site-north", **CHOICES)
 
     assert {"north": "worker away"} in seen
@@ -77,7 +78,7 @@ def test_session_of_a_host_that_is_gone_is_closed_and_waits_for_the_worker_to_co
 def test_zombie_of_another_campaign_does_not_keep_the_place_of_its_site(stack):
     worker = stack.start_worker("site-south", **CHOICES)
     SessionWatch("forgotten", sites=("south",), run="r1")()
-    zombie = sessions.session_runs("forgotten")["south"].run_id
+    zombie = session_runs("forgotten")["south"].run_id
     wait_for(lambda: dispatch.run_state(zombie).state_type == "RUNNING", what="the session runs")
     kill_host(worker)
 
@@ -85,7 +86,7 @@ def test_zombie_of_another_campaign_does_not_keep_the_place_of_its_site(stack):
     wait_for(lambda: watch() and dispatch.run_state(zombie).is_final, what="the zombie is closed")
     stack.start_worker("site-south", **CHOICES)
 
-    own = sessions.session_runs("next")["south"].run_id
+    own = session_runs("next")["south"].run_id
     wait_for(lambda: dispatch.run_state(own).state_type == "RUNNING", what="the next one runs")
 
 
@@ -93,7 +94,7 @@ def test_session_of_a_host_that_is_lost_at_the_end_is_closed_with_the_run(stack)
     worker = stack.start_worker("site-west", **CHOICES)
     watch = SessionWatch("ends", sites=("west",), run="r3", leases=dispatch.leases_of("r3"))
     watch()
-    last = sessions.session_runs("ends")["west"].run_id
+    last = session_runs("ends")["west"].run_id
     wait_for(lambda: dispatch.run_state(last).state_type == "RUNNING", what="the session runs")
     watch()
     kill_host(worker)
@@ -108,7 +109,7 @@ def test_worker_that_was_only_cut_off_goes_on_with_its_session(stack):
     worker = stack.start_worker("site-cut", **CHOICES)
     watch = SessionWatch("cut", sites=("cut",), run="r1")
     watch()
-    run_id = sessions.session_runs("cut")["cut"].run_id
+    run_id = session_runs("cut")["cut"].run_id
     wait_for(lambda: dispatch.run_state(run_id).state_type == "RUNNING", what="the session runs")
     (child,) = psutil.Process(worker.process.pid).children()
 
@@ -122,14 +123,14 @@ def test_worker_that_was_only_cut_off_goes_on_with_its_session(stack):
     assert dispatch.run_state(run_id).state_type == "CRASHED"
     assert child.is_running()
     assert child.status() != psutil.STATUS_ZOMBIE
-    assert sessions.session_runs("cut")["cut"].state_type == "SCHEDULED"
+    assert session_runs("cut")["cut"].state_type == "SCHEDULED"
 
 
 def test_session_whose_worker_lives_is_left_alone_however_long_it_trains(stack):
     worker = stack.start_worker("site-east", **CHOICES)
     watch = SessionWatch("long", sites=("east",), run="r1")
     watch()
-    run_id = sessions.session_runs("long")["east"].run_id
+    run_id = session_runs("long")["east"].run_id
     wait_for(lambda: dispatch.run_state(run_id).state_type == "RUNNING", what="the session runs")
     beats = heartbeats(stack, 6, pool="site-east")
 
@@ -146,7 +147,7 @@ def test_server_that_was_away_for_longer_than_a_lease_blames_no_site(stack):
     stack.start_worker("site-blamed", **CHOICES)
     watch = SessionWatch("outage", sites=("blamed",), run="r1")
     watch()
-    run_id = sessions.session_runs("outage")["blamed"].run_id
+    run_id = session_runs("outage")["blamed"].run_id
     wait_for(lambda: dispatch.run_state(run_id).state_type == "RUNNING", what="the session runs")
     watch()
 

@@ -7,9 +7,10 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.states import Cancelled, Cancelling, Crashed, Pending, Running, State
 from registered_api import registered_api
+from session_states import ensure_sessions, session_runs
 
 from fl_core.errors import RunCancelled
-from flows import dispatch, registration, session_watch, sessions
+from flows import dispatch, registration
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,9 @@ def test_run_that_ends_stops_its_own_sessions_and_those_of_dead_runs(
     _set(client, other, Pending(), Running())
     _set(client, dead, Pending(), Running(), Crashed())
     for site, run in (("north", dead), ("south", other)):
-        session_watch.ensure_sessions("stopped", sites=(site,), run=run)
+        ensure_sessions("stopped", sites=(site,), run=run)
     # Its worker may be cut off and go on with it: only the stop object ends it then.
-    _set(client, sessions.session_runs("stopped")["north"].run_id, Pending(), Running(), Crashed())
+    _set(client, session_runs("stopped")["north"].run_id, Pending(), Running(), Crashed())
 
     going_on = dispatch.runs_to_stop("stopped", run=own, is_over=False)
     at_the_end = dispatch.runs_to_stop("stopped", run=own, is_over=True)
