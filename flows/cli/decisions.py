@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from fl_core.errors import CampaignError
 from flows.cli.context import JsonOption, SiteHomeOption, YesOption
@@ -52,8 +53,9 @@ def site_outbox(
         page.write_text(to_page(view, made=datetime.now(UTC)), encoding="utf-8")
         console_err.print(f"written: {page}", markup=False)
     else:
-        for table in outbox_tables(view):
-            console_err.print(table, crop=False)
+        for part in outbox_tables(view):
+            # Text as it is: a command among it is copied as one line.
+            console_err.print(part, soft_wrap=isinstance(part, Text))
     if json_output:
         print_json({"outbox": view.model_dump(mode="json")})
 

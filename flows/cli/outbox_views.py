@@ -24,8 +24,7 @@ def outbox_tables(view: OutboxView) -> Iterator[Table | Text]:
     yield _rounds(view)
     if view.requests:
         yield _requests(view)
-    # Not wrapped: a command among it is copied as one line.
-    yield Text("\n".join(_standing(view)), no_wrap=True, overflow="ignore")
+    yield Text("\n".join(_standing(view)))
 
 
 def exchange_lines(one: ExchangeView) -> list[str]:
